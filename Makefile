@@ -87,6 +87,7 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
 	$(LOCK) $(ARGS) -o requirements/release.lock --group pyproject.toml:release
+	$(LOCK) $(ARGS) -o requirements/node.lock requirements/node.in
 	@# What benchmarks/peers.py measures beside us, each in an environment of its own.
 	@set -e; for peer in litellm celery arq taskiq docket; do \
 		$(LOCK) $(ARGS) -o benchmarks/_peers/$$peer.lock benchmarks/_peers/$$peer.in; done

@@ -173,18 +173,18 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))
     )
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
-    app.add_middleware(Door, sessions=console.sessions(settings), count=errors)
+    app.add_middleware(Door, sessions=console.sessions(settings), origins=settings.page_origins, count=errors)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
 
 
 def _limit_pages(app: FastAPI, settings: ApiSettings, count: Counter) -> None:
     """Add the checks of ``Host`` and ``Origin``, and let the allowed pages read the answers (CORS)."""
-    origins = [origin.lower().rstrip("/") for origin in settings.allowed_origins]  # as browsers write them
+    origins = settings.page_origins
     if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=origins,
+            allow_origins=sorted(origins),
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["*"],

@@ -35,6 +35,9 @@ START_PATIENCE_S = 2.0
 INFO_GAP_S = 5.0
 """Least time between two reads of Redis's own metrics, and of those of webhooks."""
 
+BACKLOG_GAP_S = 10.0
+"""Longest time between two reads of the backlogs of pools for the gauges."""
+
 
 @asynccontextmanager
 async def run_background(services: Services) -> AsyncIterator[None]:
@@ -196,12 +199,17 @@ async def _take_pools_over(services: Services) -> None:
         log.warning("pool_settings_ignored", pools=kept)
 
 
+def backlog_gap_s(took_s: float) -> float:
+    """Return how long the gauges of backlogs hold, by how long the read took: it reads every batch that runs."""
+    return min(BACKLOG_GAP_S, 50 * took_s)
+
+
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
     observer = Observer(services.store)
     away = False
-    asked_at = float("-inf")
+    asked_at = backlogs_at = float("-inf")
     while True:
         try:
             await catalogue.refresh()
@@ -210,12 +218,14 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
             services.samples.take(queues, catalogue.alive)
             gauges.take_queues(queues)
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
-            workers = map(worker_facts, catalogue.alive)
-            read = await services.backlogs.read(views, workers, catalogue.home)
-            gauges.scaling.take(
-                (pool, backlog, catalogue.replica(pool), catalogue.declares(pool))
-                for pool, backlog in read.items()
-            )
+            if (began_s := time.monotonic()) >= backlogs_at:
+                workers = map(worker_facts, catalogue.alive)
+                read = await services.backlogs.read(views, workers, catalogue.home)
+                gauges.scaling.take(
+                    (pool, backlog, catalogue.replica(pool), catalogue.declares(pool))
+                    for pool, backlog in read.items()
+                )
+                backlogs_at = began_s + backlog_gap_s(time.monotonic() - began_s)
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())

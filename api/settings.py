@@ -314,6 +314,11 @@ class ApiSettings(TlsSettings):
             return True
         return not (self.without_keys or is_loopback(self.host))
 
+    @property
+    def page_origins(self) -> frozenset[str]:
+        """The setting ``allowed_origins`` as browsers write origins: in lower case, without a slash at the end."""
+        return frozenset(origin.lower().rstrip("/") for origin in self.allowed_origins)
+
     def pepper(self) -> bytes | None:
         """The secret under which keys are digested; None: this api neither makes nor knows keys.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from _fleet import SLOTS, Fleet, Seen, day
+from _fleet import CALL_S, SLOTS, Fleet, Seen, day
 from _scalers import Cpu, Fixed, Keda, Scaler
 from _stack import machine
 from _tables import table, wrap
@@ -74,21 +74,28 @@ def say(text: str) -> None:
 
 
 def percentile(values: list[float], share: float) -> float | None:
-    """Return a percentile of sorted values; None: there is none."""
+    """Return a percentile of sorted values, infinite if it is of a call that never started; None: there is none."""
     return values[min(len(values) - 1, math.floor(share * len(values)))] if values else None
 
 
 def figures(seen: Seen) -> dict[str, Any]:
     """Return what a day looked like."""
-    waits = sorted(seen.call_waits)
+    waits = (
+        sorted(seen.call_waits) + [math.inf] * seen.calls_late
+    )  # the worst calls are those that never started
     return {
         "gpu_hours": round(seen.gpu_s / 3600, 1),
-        "calls": len(waits) + seen.calls_late,
-        **{f"p{n}": percentile(waits, n / 100) for n in (50, 95, 99)},
+        "calls": len(waits),
+        **{f"p{n}": _or_late(percentile(waits, n / 100)) for n in (50, 95, 99)},
         "calls_late": seen.calls_late,
         "batches": len(seen.batches),
         "batches_late": sum(done is None or done > due for due, done in seen.batches),
     }
+
+
+def _or_late(wait: float | None) -> float | str | None:
+    """Return a wait, or ``>120``: JSON has no infinity."""
+    return f">{CALL_S}" if wait == math.inf else wait
 
 
 def main() -> int:
@@ -136,8 +143,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             one["rule"],
             f"{one['start_s']} s",
             f"{one['gpu_hours']:.1f}",
-            " / ".join(f"{one[name]:.0f}" if one[name] is not None else "-" for name in ("p50", "p95", "p99"))
-            + " s",
+            " / ".join("-" if one[name] is None else str(one[name]) for name in ("p50", "p95", "p99")) + " s",
             f"{one['calls_late']:,} ({one['calls_late'] / max(1, one['calls']):.2%})",
             f"{one['batches_late']} of {one['batches']}",
         )

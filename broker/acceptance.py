@@ -210,7 +210,7 @@ class Acceptance(JobLookups):
             return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
-            return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
+            return BusyError(answer.count, int((facts.turn_ms or 0) / max(1, answer.count)))
         retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from broker.batches import open_chunks_of
 from broker.db.calls.queues import NearestDeadlines
 from broker.jobs import StorePart
@@ -16,7 +18,7 @@ from jobs.lanes import Lane
 from jobs.scaling import Backlog, Due
 from jobs.states import JobState
 
-_MOST_BATCHES = 1000
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -36,7 +38,14 @@ class _Rows:
 
 
 class Backlogs(StorePart):
-    """Reads the backlogs of pools."""
+    """Reads the backlogs of pools.
+
+    Attributes:
+        most_batches: of how many active batches the rows are counted.
+    """
+
+    most_batches = 1000
+    _cut = False
 
     async def read(
         self, views: Sequence[PoolView], workers: Iterable[WorkerFacts], pool_of: Callable[[str], str | None]
@@ -64,7 +73,11 @@ class Backlogs(StorePart):
 
     async def _rows(self, pool_of: Callable[[str], str | None]) -> _Rows:
         found, keys = _Rows(), self._keys
-        ids = sorted(await self._execute(self._client.smembers(keys("batches_active"))))[:_MOST_BATCHES]
+        ids = sorted(await self._execute(self._client.smembers(keys("batches_active"))))
+        cut = len(ids) > self.most_batches
+        if cut and not self._cut:
+            log.warning("backlog_cut", batches=len(ids), counted=self.most_batches)
+        self._cut, ids = cut, ids[: self.most_batches]
         if not ids:
             return found
         pipe = self._client.pipeline(transaction=False)

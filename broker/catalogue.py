@@ -104,7 +104,7 @@ class Catalogue:
         default_model: comes first in the list; None: by name.
 
     Attributes:
-        pools: every known pool.
+        pools: every pool with a worker, a registered model, a declaration or a job that waits.
         alive: the live workers at the last refresh; see :meth:`broker.jobs.JobStore.workers`.
     """
 
@@ -328,13 +328,20 @@ class Catalogue:
         given = await self._store.aliases()
         declared = await self._store.declared()
         served = {said.get("pool", "default") for said in workers}
+        everything = await self._store.all_pools()
+        if declared:
+            self._marks = await self._store.marks(sorted(everything))
+            declared = _with_heirs(declared, self._marks.forward)
+        known = {facts["pool"] for facts in rows} | served | declared.keys()
         scaling = _declare(models, declared, served)
         self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
-        depths = await self._store.depths(rivals)
-        unserved = {pool for pools in models.values() for pool in pools} - served
-        self._marks = await self._store.marks(sorted(unserved.union(rivals)))
+        others = everything - known
+        depths = await self._store.depths([*rivals, *sorted(others)])
+        if not declared:
+            unserved = {pool for pools in models.values() for pool in pools} - served
+            self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
             pool: sum(depth for (of, _), depth in depths.items() if of == pool) for pool in rivals
         }
@@ -356,9 +363,21 @@ class Catalogue:
         self._live = live
         self._sharing = sharing
         self.alive = tuple(workers)
-        pools = {facts["pool"] for facts in rows} | served | declared.keys()
-        self.pools = tuple(sorted(pools)) or ("default",)
+        # Jobs may wait where nothing is left but they: the pool's declaration was removed before a worker came.
+        waiting = {pool for (pool, _), depth in depths.items() if depth and pool in others}
+        self.pools = tuple(sorted(known | waiting)) or ("default",)
         self._read_at = time.monotonic()
+
+
+def _with_heirs(declared: Mapping[str, DeclaredPool], forward: Mapping[str, str]) -> dict[str, DeclaredPool]:
+    """Add the pools to which declared ones forward: a new version scales from zero as the one before it did."""
+    found = dict(declared)
+    for pool, one in sorted(declared.items()):
+        way = [pool]
+        while (to := forward.get(way[-1])) is not None and to not in way:
+            way.append(to)
+        found.setdefault(way[-1], one)
+    return found
 
 
 def _declare(
@@ -371,12 +390,14 @@ def _declare(
 
     Args:
         models: by name and pool; changed.
+        declared: by pool. What was declared of another pool, which forwards to this one, says less than what this one's
+            workers have registered.
         served: pools with a live worker, which serves what it registered and nothing else.
     """
     scaling = set()
     for pool, one in declared.items():
         registered = {by_pool[pool].base for by_pool in models.values() if pool in by_pool}
-        if one.model in registered:
+        if one.model in registered or (registered and one.pool != pool):
             scaling |= {(pool, name) for name in registered}
         elif pool not in served:
             scaling.add((pool, one.model))

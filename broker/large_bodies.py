@@ -75,7 +75,8 @@ class LargeBodies:
         storage: None: every body is stored in Redis, and references cannot be read.
 
     Attributes:
-        shared: whether this process has the storage that the api processes have, as far as it knows.
+        shared: whether this process has the storage that the api processes have, as far as it knows; None: it has not
+            looked, or no api has named its storage. Bodies then stay in Redis.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class LargeBodies:
     ) -> None:
         self._client, self._keys, self._execute, self._sealer = client, keys, execute, sealer
         self._inline_bytes, self._storage = inline_bytes, storage
-        self.shared = False
+        self.shared: bool | None = None if storage is not None else False
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -201,10 +202,13 @@ class LargeBodies:
             name = await self._execute(self._client.get(key))
             if name is not None and name != made:
                 await self._storage.delete([_object(made)])
-        found = False if name is None else await self._storage.has(_object(name))
+        if name is None:  # no api has named its storage yet
+            self.shared = None
+            return
+        found = await self._storage.has(_object(name))
         if found is not None:
             if self.shared and not found:
-                log.warning("storage_not_shared", object=_object(name or ""))
+                log.warning("storage_not_shared", object=_object(name))
             self.shared = found
 
 

@@ -214,6 +214,10 @@ class JobLookups:
             return None
         return self.sealer.open_event(job_id, eid, rows[0][1]["p"]) if rows else None
 
+    async def all_pools(self) -> frozenset[str]:
+        """Return every pool that ever had a worker, a job or a declaration, and was not forgotten."""
+        return frozenset(await self.execute(self.client.smembers(self.keys("pools"))))
+
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""
         wanted = [(pool, lane) for pool in pools for lane in Lane]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -48,12 +48,12 @@ class Marks:
 
     Attributes:
         paused: nothing is claimed from them.
-        forward: their jobs go to another pool.
+        forward: their jobs go to another pool, by pool.
         held: their queue stays open without a live worker, as others are about to start.
     """
 
     paused: frozenset[str] = frozenset()
-    forward: frozenset[str] = frozenset()
+    forward: Mapping[str, str] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
 
 
@@ -198,10 +198,10 @@ class Registry(JobLookups):
             pipe.hgetall(self.keys(key))
         rows, adapted, served = await self.execute(pipe.execute())
         found = []
-        for field, text in sorted(rows.items()):
+        for row, text in sorted(rows.items()):
             facts = json.loads(text)
-            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
-        offered = ((*field.split(" ", 1), json.loads(text)) for field, text in sorted(adapted.items()))
+            found.append({**facts, "name": row.removeprefix(f"{facts['pool']} ")})
+        offered = ((*row.split(" ", 1), json.loads(text)) for row, text in sorted(adapted.items()))
         return [
             facts | {"created": int(served.get(facts["name"], 0))} for facts in with_adapters(found, offered)
         ]
@@ -221,8 +221,11 @@ class Registry(JobLookups):
         for pool in pools:
             pipe.hmget(self.keys("pool", pool), "paused", "forward", "held")
         rows = await self.execute(pipe.execute()) if pools else []
+        said = dict(zip(pools, rows, strict=True))
         return Marks(
-            *(frozenset(pool for pool, row in zip(pools, rows, strict=True) if row[n]) for n in range(3))
+            paused=frozenset(pool for pool, row in said.items() if row[0]),
+            forward={pool: row[1] for pool, row in said.items() if row[1]},
+            held=frozenset(pool for pool, row in said.items() if row[2]),
         )
 
     async def poisoned(self, pools: Sequence[str]) -> dict[str, dict[str, Remembered]]:

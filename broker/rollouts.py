@@ -34,7 +34,7 @@ class Rollouts(StorePart):
 
     async def pools(self) -> frozenset[str]:
         """Return the names of all pools."""
-        return frozenset(await self._execute(self._client.smembers(self._keys("pools"))))
+        return await self._store.all_pools()
 
     async def write(
         self,

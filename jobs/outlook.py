@@ -21,6 +21,7 @@ class Snapshot:
         bulk_slots: slots that they leave to bulk.
         run_ms: mean run of the other lanes' jobs, ``bulk_run_ms``: of bulk; None: not measured. Chunks of batches count in
             neither, as their rows are the jobs.
+        elapsed_ms: how long a few running jobs have run; of the lanes that its ``mean_run_ms`` is about.
         most: the bound of the pool; ``tenant_most``: of the tenant.
         wake_ms: until one of its workers is awake, which all sleep now; then ``slots`` are those that they will have. Of a
             pool that scales from zero and has none, how long its last worker took to start. None: one is awake.
@@ -38,6 +39,7 @@ class Snapshot:
     bulk_slots: int = 0
     run_ms: float | None = None
     bulk_run_ms: float | None = None
+    elapsed_ms: tuple[float, ...] = ()
     most: int | None = None
     tenant_most: int | None = None
     wake_ms: float | None = None
@@ -46,6 +48,18 @@ class Snapshot:
     def mean_run_ms(self) -> float | None:
         """Mean run of a job of this lane; None: not measured."""
         return self.bulk_run_ms if self.lane == Lane.BULK else self.run_ms
+
+    @property
+    def turn_ms(self) -> float | None:
+        """How often one slot gets free: the mean run, or longer if those that run have; None: not measured.
+
+        A job that has run longer than the mean is expected to run as long again. Slots are averaged by how often they get
+        free, so one long job beside many short ones delays little.
+        """
+        run_ms = self.mean_run_ms
+        if not run_ms or not self.elapsed_ms:
+            return run_ms
+        return len(self.elapsed_ms) / sum(1 / max(run_ms, one) for one in self.elapsed_ms)
 
 
 def start_ms(facts: Snapshot) -> int | None:
@@ -74,7 +88,7 @@ def _turn_ms(facts: Snapshot, slots: int, ahead: int) -> int | None:
         kept = 0 if facts.most is None else max(1, math.ceil(facts.most / 4))  # of the bound, see 1_lib.lua
         slots = max(1, min(slots - kept, facts.bulk_slots))
         free = min(free, facts.bulk_slots - facts.bulk)
-    run_ms = facts.mean_run_ms
+    run_ms = facts.turn_ms
     waits = _wait_ms(ahead - max(0, free) + 1, slots, run_ms)
     if facts.tenant_most is None:
         return waits

@@ -48,6 +48,7 @@ EVENTS = {
     "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
+    "backlog_cut": "More batches are active than a pool's backlog counts. Autoscalers see the rows of some of them only.",
     "batch_cancel_asked": "A caller asked to cancel a batch.",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
     "retried.",

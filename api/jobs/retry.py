@@ -17,7 +17,7 @@ from api.admission.routing import check_model
 from api.http.asgi import json_response
 from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
-from api.http.errors import ApiError
+from api.http.errors import ApiError, invalid
 from api.http.handlers import foreign_errors
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers, body_docs
@@ -40,6 +40,7 @@ from broker.db.errors import (
 )
 from broker.listing import DeathCode
 from broker.sealing import REQUEST
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.sealing import SealingError
 from monitoring.trace_context import TraceContext
 
@@ -66,8 +67,8 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
     """Accept a job's request once more, or find its earlier repetition.
 
     Raises:
-        ApiError: 404, the job does not exist, or is another tenant's, or its model is not its tenant's; 403, the tenant may
-            not use its lane.
+        ApiError: 400, it is a chunk of a batch; 404, the job does not exist, or is another tenant's, or its model is not its
+            tenant's; 403, the tenant may not use its lane.
         OverQuotaError: the tenant has used up a quota.
         UnfinishedError: it has not ended.
         QueueFullError: the lane is full.
@@ -82,6 +83,10 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     spec = await services.store.respec(job_id, services.new_job_id(), owner=owner_of(scope))
     if spec is None:
         raise job_not_found(job_id)
+    if spec.endpoint == CHUNK_ENDPOINT:
+        batch = spec.metadata["batch"]
+        message = f"{job_id} is a chunk of the batch {batch}, and no job of its own"
+        raise invalid(f"{message}; retry the batch's failed rows: POST /v1/batches/{batch}/retry", "job_id")
     await check_lane(services, spec.tenant, spec.lane)
     await check_model(services, spec.tenant, spec.model, identity_of(scope).models)
     earlier = TraceContext.decode(spec.trace)
@@ -145,7 +150,7 @@ def register(router: APIRouter, services: Services) -> None:
         operation_id="retryJob",
         summary="Repeat a finished job",
         status_code=202,
-        responses=answers(JobObject, 404, 409, 410, 429, 503, status=202),
+        responses=answers(JobObject, 400, 404, 409, 410, 429, 503, status=202),
         openapi_extra={"parameters": [key_parameter("job")]},
     )
     async def retry_job(job_id: str, asked: Request) -> Response:

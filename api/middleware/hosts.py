@@ -121,7 +121,7 @@ def _foreign_host(host: bytes) -> ApiError:
 def _foreign_origin(origin: bytes) -> ApiError:
     page = origin.decode("latin-1")[:100]
     message = (
-        f"web pages of {page!r} may not call this server; add their origin to the setting allowed_origins, "
-        "or call from a program"
+        f"web pages of {page!r} may not call this server; add their origin to the setting allowed_origins, or call from a "
+        "program; if they are this server's own, have the proxy before it pass the header Host on"
     )
     return ApiError(403, message, "origin_not_allowed")

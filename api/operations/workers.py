@@ -67,11 +67,12 @@ class WorkerObject(BaseModel):
         description="Whether the engine runs calls before bulk that waits in it; null from a worker of an earlier version."
     )
     shares_storage: bool | None = Field(
-        description="Whether it has the api's storage of files; otherwise large requests of its pool stay in Redis."
+        description="Whether it has the api's storage of files; null while it does not know. Large requests of its pool "
+        "stay in Redis unless it is true."
     )
     tokens_per_s: float | None = Field(
-        description="Tokens generated per second between the last two heartbeats. An engine that does not count them "
-        "reports those of the runs that ended."
+        description="Tokens generated per second between the last two heartbeats; null until the second. An engine "
+        "that does not count them reports those of the runs that ended."
     )
     jobs_per_s: float | None = Field(
         description="Jobs that ended per second between the last two heartbeats."

@@ -16,6 +16,19 @@ local function home_of(first)
   return pool
 end
 
+-- Whether workers are started for what waits in a pool: it is declared, or a declared pool forwards to it. Writes nothing.
+local function scales_from_zero(pool)
+  if redis.call('HEXISTS', K.declared(), pool) == 1 then return true end
+  for _, to in ipairs(redis.call('HKEYS', K.declared())) do
+    local hops = 0
+    while to and to ~= pool and hops < HOPS do
+      to, hops = redis.call('HGET', K.pool(to), 'forward'), hops + 1
+    end
+    if to == pool then return true end
+  end
+  return false
+end
+
 -- A job that is about to be queued again goes to the pool that its own forwards to. j: its record; its pool is set.
 local function bring_home(id, j)
   local pool = home_of(j.pool)

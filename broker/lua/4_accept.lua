@@ -58,7 +58,7 @@ local function is_busy(pool, lane, tenant)
   local active, bulk = math.max(0, (number(p.active) or 0) - leaving), number(p.bulk) or 0
   slots = slots or 0
   -- Of a pool that scales from zero nothing runs until something waits.
-  if slots == 0 and not p.paused and redis.call('HEXISTS', K.declared(), pool) == 1 then return false, active end
+  if slots == 0 and not p.paused and scales_from_zero(pool) then return false, active end
   local mine = 0
   for i = 1, #LANES - 1 do
     active = active + (number(p['depth:' .. LANES[i]]) or 0)

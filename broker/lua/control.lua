@@ -87,9 +87,25 @@ end
 
 -- The same as sleeping_slots_of, of the worker that is started for what waits, as the pool's last one was; nil: that is not known.
 local function coming_slots_of(pool)
-  if redis.call('HEXISTS', K.declared(), pool) == 0 then return nil, 0, nil end
+  if not scales_from_zero(pool) then return nil, 0, nil end
   local all, bulk, ms = string.match(redis.call('HGET', K.pool(pool), 'replica') or '', '(%d+) (%d+) (%d+)')
   return number(all), number(bulk) or 0, number(ms)
+end
+
+-- Of how many running jobs an estimate reads when they began.
+local SAMPLE = 8
+
+-- For how many milliseconds a few jobs have run, of bulk or of the other lanes; chunks do not count, as in the mean runs.
+local function elapsed_of(pool, lane)
+  local workers, now, found = redis.call('HKEYS', K.slots(pool)), now_ms(), {}
+  local each = math.ceil(SAMPLE / math.max(1, #workers))
+  for i = 1, math.min(#workers, SAMPLE) do
+    for _, id in ipairs(redis.call('SRANDMEMBER', K.worker_jobs(workers[i]), each)) do
+      local j = read(K.job(id), {'started', 'lane', 'batch'})
+      if j.started and not j.batch and (j.lane == 'bulk') == (lane == 'bulk') then found[#found + 1] = math.max(0, now - number(j.started)) end
+    end
+  end
+  return found
 end
 
 define('look', function(a)
@@ -116,10 +132,13 @@ define('look', function(a)
   if slots == 0 then slots, bulk_slots, wake_ms = sleeping_slots_of(pool) end
   -- Only for a job that waits already, which has a worker started: a new one must not be refused for the time of that.
   if id and not slots then slots, bulk_slots, wake_ms = coming_slots_of(pool) end
-  return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = number(p.active) or 0,
-    bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
-    tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
-    tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil, wake_ms = wake_ms}
+  local most, tenant_most = limit('max_active'), bound_of(tenant) or nil
+  local active, tenant_active = number(p.active) or 0, number(redis.call('HGET', K.active(pool), tenant)) or 0
+  local full = lane == 'bulk' or active >= math.min((slots or 0) + leaving, most or math.huge) or tenant_active >= (tenant_most or math.huge)
+  return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = active,
+    elapsed_ms = full and active > 0 and elapsed_of(pool, lane) or nil, bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
+    tenant_active = tenant_active,
+    tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = most, tenant_most = tenant_most, wake_ms = wake_ms}
 end)
 
 -- Unfinished jobs that are looked at for the first deadlines.

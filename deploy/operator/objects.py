@@ -192,7 +192,7 @@ def _models(cache: Mapping[str, str] | None) -> Object:
     if "existingClaim" in cache:
         return {"persistentVolumeClaim": {"claimName": cache["existingClaim"]}}
     if "hostPath" in cache:
-        return {"hostPath": {"path": cache["hostPath"], "type": "DirectoryOrCreate"}}
+        return {"hostPath": {"path": cache["hostPath"], "type": "Directory"}}
     return {"emptyDir": {"sizeLimit": cache.get("size", "200Gi")}}
 
 

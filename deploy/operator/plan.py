@@ -71,8 +71,12 @@ def ending(seen: Seen) -> tuple[tuple[Step, ...], bool]:
     """Return what to do for a ModelPool that is being deleted, and whether nothing is left to do.
 
     Its pods drain as they end; jobs that still wait stay until their time is over. Kubernetes deletes the objects.
+    One that was refused, because its pool is somebody else's, leaves the other's declaration.
     """
+    ours = {one.pool for one in seen.versions}
     declared = () if seen.fleet is None else seen.fleet.declared
+    if seen.foreign is not None:
+        declared = tuple(one for one in declared if one.id in ours)
     steps: list[Step] = [Undeclare(one.id) for one in declared]
     steps += [Unscale(one.name) for one in seen.versions if one.pool in seen.scaled]
     steps += [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 import httpx
 
@@ -86,6 +88,8 @@ class Settings:
     calls: RetryPolicy
     follows: RetryPolicy
     ca_file: str | None = None
+    login: str | None = field(default=None, repr=False)
+    """The value of a header, for a user and password that the address had; ``url`` has none, so no message shows them."""
 
     @classmethod
     def resolve(
@@ -104,14 +108,16 @@ class Settings:
         Raises:
             ArgumentError: the URL is not an http(s) URL, the key cannot be sent, or a number is negative.
         """
-        url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).strip().rstrip("/")
+        url, login = _without_login(base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL)
         if not url.startswith(("http://", "https://")) or not _has_host(url):
             raise ArgumentError(f"base_url must be an http:// or https:// address, not {url!r}")
         if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0 or max_retry_s < 0:
             raise ArgumentError(
                 "timeout must be above 0; max_retries, max_reconnects and max_retry_s at least 0"
             )
-        key = (api_key or os.environ.get("PENSTOCK_API_KEY") or "").strip()  # a file's ends with a newline
+        if api_key is None:
+            api_key = os.environ.get("PENSTOCK_API_KEY", "")
+        key = api_key.strip()  # a file's ends with a newline
         header_value(key, "the API key (api_key or PENSTOCK_API_KEY)")
         return cls(
             url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK
@@ -120,6 +126,7 @@ class Settings:
             calls=RetryPolicy(max_retries, max_retry_s=max_retry_s, on_retry=on_retry),
             follows=RetryPolicy(max_reconnects, max_retry_s=max_retry_s, on_retry=on_retry),
             ca_file=ca_file,
+            login=login,
         )
 
     def args(
@@ -131,7 +138,9 @@ class Settings:
             **request.headers,
             "user-agent": f"penstock-python/{__version__}",
         }
-        if self.api_key:
+        if self.login:
+            headers["authorization"] = self.login
+        elif self.api_key:
             headers["authorization"] = f"Bearer {self.api_key}"
         upload = request.upload
         read_s = max(self.timeout_s, IDLE_STREAM_S) if stream else self.timeout_s + request.extra_timeout_s
@@ -188,6 +197,19 @@ def too_many_redirects(request: Request) -> APIResponseError:
     return APIResponseError(
         f"{request} was redirected {MAX_REDIRECTS} times and again: is the address right?"
     )
+
+
+def _without_login(url: str) -> tuple[str, str | None]:
+    """Return an address without its user and password, and the header that sends them; None: it has none."""
+    scheme, sign, rest = url.strip().rstrip("/").partition("://")
+    host, slash, path = rest.partition("/")
+    login, at, host = host.rpartition("@")
+    clean = f"{scheme}{sign}{host}{slash}{path}"
+    if not at:
+        return clean, None
+    user, _, password = login.partition(":")
+    plain = f"{unquote(user)}:{unquote(password)}".encode()
+    return clean, f"Basic {base64.b64encode(plain).decode('ascii')}"
 
 
 def _has_host(url: str) -> bool:

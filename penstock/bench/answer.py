@@ -50,8 +50,6 @@ class Reader:
             call.code, call.message = _code(error, 500), str(error.get("message"))
             return
         self._count(event)
-        if event.get("type") in {"message_stop", "response.completed"}:
-            self._over = True
         if not _has_text(event):
             return
         if call.first is None:
@@ -83,8 +81,7 @@ class Reader:
         usage = event.get("usage")
         if isinstance(usage, dict):
             call = self._call
-            prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
-            made = usage.get("completion_tokens", usage.get("output_tokens", 0))
+            prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
             call.prompt_tokens = prompt if isinstance(prompt, int) else call.prompt_tokens
             call.tokens = made if isinstance(made, int) else call.tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from penstock.bench.histogram import Histogram
@@ -20,7 +21,7 @@ class Call:
 
     Attributes:
         sent: when its first byte was sent, a new connection included.
-        late_s: by how much later than planned.
+        due: when it was to be sent; None: as soon as its caller could.
         first: when the first text came.
         gaps: between two pieces of text.
         ended: when its last byte came, or it failed.
@@ -31,7 +32,7 @@ class Call:
     """
 
     sent: float
-    late_s: float = 0.0
+    due: float | None = None
     first: float | None = None
     last: float | None = None
     gaps: list[float] = field(default_factory=list)
@@ -42,20 +43,26 @@ class Call:
     tokens: int | None = None
     pieces: int = 0
 
+    @property
+    def start(self) -> float:
+        """When its caller wanted it. Its latencies count from here: a caller feels the time before it was sent, too."""
+        return self.sent if self.due is None else self.due
+
 
 @dataclass(slots=True)
 class Slice:
-    """What ended in a slice of time."""
+    """A slice of time: the calls that ended in it, and the tokens that came."""
 
     calls: int = 0
     errors: int = 0
-    tokens: int = 0
+    tokens: float = 0.0
 
 
 class Figures:
     """The sums of a run.
 
-    Latencies are of the calls that were sent while it was measured. Rates are of the calls that ended in that time.
+    Latencies are of the calls that were due while it was measured. Rates are of what was done in that time: of each call
+    the part that lay in it, and of a stream the pieces that came in it.
 
     Attributes:
         since, until: when measuring began and ended; None: it has not.
@@ -67,7 +74,8 @@ class Figures:
         self.until: float | None = None
         self.cpu_share: float | None = None
         self.sent = self.good = self.in_flight = self.unsent = self.interrupted = 0
-        self.done = self.prompt_tokens = self.tokens = 0
+        self.done = self.prompt_tokens = self.tokens = 0.0
+        self._tokens = self._pieces = 0
         self.counted = True
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -75,6 +83,7 @@ class Figures:
         self.gap = Histogram()
         self.per_token = Histogram()
         self.whole = Histogram()
+        self.service = Histogram()
         self.late = Histogram()
         self.slice_s = 0.5
         self.slices: list[Slice] = []
@@ -84,20 +93,26 @@ class Figures:
         if self.since is None:
             return
         tokens = call.pieces if call.tokens is None else call.tokens
-        if call.ended >= self.since and (self.until is None or call.ended <= self.until):
-            self._ended(call, tokens)
-        if call.sent < self.since or (self.until is not None and call.sent > self.until):
+        if self._measured(call.ended):
+            part = self._slice(call.ended)
+            part.errors += bool(call.code)
+            part.calls += not call.code
+        if not call.code:
+            self._count(call, tokens)
+        if not self._measured(call.start):
             return
         self.sent += 1
-        self.late.add(call.late_s)
+        if call.due is not None:
+            self.late.add(max(call.sent - call.due, 0.0))
         if call.code:
             self.fail(call.code, call.message)
             return
         self.good += 1
-        self.whole.add(call.ended - call.sent)
+        self.whole.add(call.ended - call.start)
+        self.service.add(call.ended - call.sent)
         if call.first is None:
             return
-        self.first.add(call.first - call.sent)
+        self.first.add(call.first - call.start)
         for gap in call.gaps:
             self.gap.add(gap)
         if tokens > 1 and call.last is not None and call.pieces > 1:
@@ -110,23 +125,51 @@ class Figures:
         self.errors[code] += 1
         self.examples.setdefault(code, message[:300])
 
-    def _ended(self, call: Call, tokens: int) -> None:
+    def interrupt(self, call: Call) -> None:
+        """Take a call that was given up: the text that had come of it counts, at the tokens of the others' pieces."""
+        self.interrupted += 1
+        if self.since is not None:
+            self._came(call, self._tokens / self._pieces if self._pieces else 1.0)
+
+    def _measured(self, at: float) -> bool:
+        return self.since is not None and at >= self.since and (self.until is None or at <= self.until)
+
+    def _count(self, call: Call, tokens: int) -> None:
+        """Count the part of a call that lay in the measured time. Whole calls would leave out those at its edges."""
         assert self.since is not None  # noqa: S101 - add() asked
-        at = int((call.ended - self.since) / self.slice_s)
-        while at >= _MOST_SLICES:
-            self._halve()
-            at = int((call.ended - self.since) / self.slice_s)
-        self.slices += [Slice() for _ in range(at + 1 - len(self.slices))]
-        part = self.slices[at]
-        if call.code:
-            part.errors += 1
+        until = call.ended if self.until is None else min(call.ended, self.until)
+        inside = until - max(call.sent, self.since)
+        if inside < 0:
             return
-        part.calls += 1
-        part.tokens += tokens
-        self.done += 1
-        self.tokens += tokens
-        self.prompt_tokens += call.prompt_tokens or 0
+        share = inside / (call.ended - call.sent) if call.ended > call.sent else 1.0
+        self.done += share
+        self.prompt_tokens += share * (call.prompt_tokens or 0)
         self.counted = self.counted and call.tokens is not None
+        if call.first is None:
+            self._slice(until).tokens += share * tokens
+            self.tokens += share * tokens
+        else:
+            self._tokens += tokens
+            self._pieces += len(call.gaps) + 1
+            self._came(call, tokens / (len(call.gaps) + 1))
+
+    def _came(self, call: Call, each: float) -> None:
+        """Count the pieces of a stream when they came, at ``each`` tokens."""
+        if call.first is None:
+            return
+        for at in accumulate(call.gaps, initial=call.first):
+            if self._measured(at):
+                self._slice(at).tokens += each
+                self.tokens += each
+
+    def _slice(self, at: float) -> Slice:
+        assert self.since is not None  # noqa: S101 - add() asked
+        number = int((at - self.since) / self.slice_s)
+        while number >= _MOST_SLICES:
+            self._halve()
+            number = int((at - self.since) / self.slice_s)
+        self.slices += [Slice() for _ in range(number + 1 - len(self.slices))]
+        return self.slices[number]
 
     def _halve(self) -> None:
         """Make slices twice as long, so that a long run has as many as a short one."""
@@ -182,6 +225,7 @@ class Figures:
             "inter_token_ms": self.gap.as_json(),
             "time_per_output_token_ms": self.per_token.as_json(),
             "end_to_end_ms": self.whole.as_json(),
+            "service_ms": self.service.as_json(),
             "client": {
                 "cpu_share": None if self.cpu_share is None else round(self.cpu_share, 3),
                 "sent_late_ms_p99": self.late.as_json()["p99"],

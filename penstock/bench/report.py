@@ -14,6 +14,9 @@ _BUSY = 0.85
 
 _LATE_S = 0.02
 
+_LONG = 0.1
+"""Calls of this part of the measured time make the rates depend on its edges."""
+
 
 def live_line(figures: Figures, now: float) -> str:
     """Say in one line how it goes."""
@@ -56,6 +59,7 @@ def lines(figures: Figures, now: float, width: int) -> Iterator[str]:
         ("inter-token time", figures.gap),
         ("time per output token", figures.per_token),
         ("end to end", figures.whole),
+        *([("from when it was sent", figures.service)] if figures.late.count else []),
     ):
         if times.count:
             yield f"{title:24}" + "".join(f"{cell:>10}" for cell in _cells(times))
@@ -65,7 +69,9 @@ def lines(figures: Figures, now: float, width: int) -> Iterator[str]:
         for code, count in figures.errors.most_common():
             yield f"  {count:>7,}  {code}: {' '.join(figures.examples[code].split())}"
     yield from _pictures(figures, now, width)
-    yield from _doubts(figures)
+    for text in doubts(figures, now):
+        yield ""
+        yield text
 
 
 def _cells(times: Histogram) -> Iterator[str]:
@@ -94,12 +100,23 @@ def _pictures(figures: Figures, now: float, width: int) -> Iterator[str]:
         yield from pictures
 
 
-def _doubts(figures: Figures) -> Iterator[str]:
-    """Say what makes the figures less than they seem."""
+def doubts(figures: Figures, now: float) -> Iterator[str]:
+    """Yield sentences that say what makes the figures less than they seem."""
     if (share := figures.cpu_share) is not None and share > _BUSY:
-        yield ""
         yield f"This client used {share:.0%} of a core: the server may be able to do more than it could ask for."
     late = figures.late.quantile(0.99)
     if late is not None and late > _LATE_S:
-        yield ""
         yield f"One call in a hundred was sent {span(late)} late or more: the client could not keep the rate."
+    if figures.unsent:
+        yield (
+            f"{figures.unsent:,} calls were due and not sent: --max-in-flight was reached. They would have waited longest, "
+            "and no percentile has them."
+        )
+    if figures.interrupted:
+        yield f"{figures.interrupted:,} calls were given up while they ran: no percentile has them."
+    mean = figures.whole.total_s / figures.whole.count if figures.whole.count else 0.0
+    if mean > _LONG * figures.seconds(now):
+        yield (
+            f"A call took {span(mean)} on average, and {span(figures.seconds(now))} were measured: how the load began and "
+            "ended shows in the rates. Measure for ten times as long as a call, or longer."
+        )

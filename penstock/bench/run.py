@@ -16,9 +16,6 @@ from penstock.bench.figures import Call, Figures
 _PAUSE_S = 0.1
 """A caller's pause after a call that failed, so that refusals do not become a flood of their own."""
 
-_GRACE_S = 30.0
-"""Time for running calls when no more are sent."""
-
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -114,9 +111,7 @@ class Run:
         figures.since, self._cpu = time.perf_counter(), time.process_time()
         if load.duration_s is not None:
             await asyncio.sleep(load.duration_s)
-            self._end_of_measure()
-            await asyncio.sleep(min(load.timeout_s, _GRACE_S))
-            self._over.set()
+            self._end_of_measure()  # the calls that run are awaited: without the longest ones, the tail would look short
 
     def _end_of_measure(self) -> None:
         figures = self._figures
@@ -127,20 +122,18 @@ class Run:
         figures.cpu_share = (time.process_time() - self._cpu) / max(figures.until - figures.since, 1e-9)
 
     def _next(self) -> bool:
-        """Whether another call may be sent; it counts as sent then."""
+        """Whether another call may be sent."""
         load, figures = self._load, self._figures
         if figures.until is not None or self._over.is_set():
             return False
-        if load.requests is not None and figures.since is not None and self._sent >= load.requests:
-            return False
-        self._sent += 1
-        return True
+        return load.requests is None or figures.since is None or self._sent < load.requests
 
     async def _caller(self) -> None:
         """Send calls one after the other."""
         await asyncio.sleep(0)  # measuring begins first
         while self._next():
-            call = await self._call(0.0)
+            self._sent += 1
+            call = await self._call()
             if call.code:
                 await asyncio.sleep(_PAUSE_S)
 
@@ -159,7 +152,8 @@ class Run:
                 self._figures.unsent += self._figures.since is not None
                 await asyncio.sleep(0)
                 continue
-            task = asyncio.create_task(self._call(max(time.perf_counter() - at, 0.0)))
+            self._sent += 1
+            task = asyncio.create_task(self._call(at))
             running.add(task)
             task.add_done_callback(running.discard)
         try:
@@ -176,10 +170,10 @@ class Run:
                 async with asyncio.timeout(seconds):
                     await self._measured.wait()
 
-    async def _call(self, late_s: float) -> Call:
-        """Make one call and count it."""
+    async def _call(self, due: float | None = None) -> Call:
+        """Make one call and count it. ``due``: see :class:`Call`."""
         figures, data = self._figures, self._address.post(self._path, next(self._bodies))
-        call = Call(time.perf_counter(), late_s)
+        call = Call(time.perf_counter(), due)
         figures.in_flight += 1
         try:
             async with asyncio.timeout(self._load.timeout_s):
@@ -191,7 +185,7 @@ class Run:
         except OSError as error:
             call.code, call.message = "connection", str(error)
         except asyncio.CancelledError:
-            figures.interrupted += 1
+            figures.interrupt(call)
             raise
         finally:
             figures.in_flight -= 1

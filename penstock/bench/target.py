@@ -36,7 +36,7 @@ class Target:
     common: Mapping[str, Any]
     streamed: bool
 
-    async def ask(self, body: Mapping[str, Any], *, streamed: bool | None = None) -> Call:
+    async def ask(self, body: bytes, *, streamed: bool | None = None) -> Call:
         """Make one call.
 
         Raises:
@@ -48,12 +48,12 @@ class Target:
         try:
             connection = await Connection.open(self.address)
             try:
-                reader.end(await connection.call(self.address.post(self.path, encode(body)), reader.feed))
+                reader.end(await connection.call(self.address.post(self.path, body), reader.feed))
             finally:
                 connection.close()
         except OSError as error:
             raise APIConnectionError(
-                f"cannot reach {self.address.host}:{self.address.port}: {error}", sent=False
+                f"cannot reach {self.address.host}:{self.address.port}: {error}. Is the server running there?"
             ) from error
         except CutError as error:
             raise APIConnectionError(f"the first call got no answer: {error}") from error
@@ -78,7 +78,7 @@ class Target:
             if self.path != EMBEDDINGS:
                 body |= {"max_tokens": 1, "stream": False}
                 body.pop("stream_options", None)
-            counts.append((await self.ask(body, streamed=False)).prompt_tokens)
+            counts.append((await self.ask(encode(body), streamed=False)).prompt_tokens)
         first, second = counts
         if first is None or second is None or second <= first:
             return tokens

@@ -46,6 +46,7 @@ def measured(
     from penstock.bench.figures import Figures
     from penstock.bench.prompts import PromptFileError, made_up, of_file
     from penstock.bench.run import Run
+    from penstock.errors import APIConnectionError
 
     figures = Figures()
     interrupted = False
@@ -55,9 +56,20 @@ def measured(
             return made_up(target.path, words, target.common, wanted.seed)
         return of_file(target.path, prompts, target.common, fields_of(data))
 
+    async def first_calls() -> int:
+        """See that the server answers, before it is loaded; return how many words make a prompt."""
+        try:
+            async with asyncio.timeout(wanted.timeout_s):
+                if prompts is None:
+                    return await target.words_for(prompt_tokens)
+                await target.ask(next(bodies(0)))
+                return 0
+        except TimeoutError as error:
+            raise APIConnectionError(f"the first call got no answer within {wanted.timeout_s:g} s") from error
+
     async def measure() -> None:
         nonlocal interrupted
-        words = 0 if prompts is not None else await target.words_for(prompt_tokens)
+        words = await first_calls()
         run = Run(target.address, target.path, bodies(words), wanted, figures, streamed=target.streamed)
 
         def stop() -> None:
@@ -111,7 +123,7 @@ def tell(
     console: Console, figures: Figures, what: str, wanted: Load, target: Target, svg: Path | None
 ) -> None:
     """Print the report, and write the picture."""
-    from penstock.bench.report import lines
+    from penstock.bench.report import doubts, lines
     from penstock.bench.svg import picture
 
     now = time.perf_counter()
@@ -127,7 +139,7 @@ def tell(
             "rate": wanted.rate,
             "warm_up_s": wanted.warm_up_s,
         }
-        print_json({"load": asked, **figures.as_json(now)})
+        print_json({"load": asked, **figures.as_json(now), "doubts": list(doubts(figures, now))})
     else:
         click.echo(printable(title))
         for text in lines(figures, now, min(screen(100).width, 100)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from penstock.client import Penstock
 
 _BLOCK = '"""'
+_COMMAND = re.compile(r"/[a-z]*")
+"""A word that looks like a command, so that a mistyped one is not sent; ``/etc/hosts`` and ``//`` are no commands."""
+
 _HISTORY_LINES = 1000
 
 _COMMANDS = {
@@ -75,13 +79,13 @@ class ChatScreen:
         except EOFError:
             click.echo(err=True)
             return False
-        if text.startswith("/") and "\n" not in text:
-            name, _, argument = text.partition(" ")
+        name, _, argument = text.partition(" ")
+        if "\n" not in text and _COMMAND.fullmatch(name):
             if name in {"/exit", "/quit"}:
                 return False
             self._command(name, argument)
         elif text.strip():
-            self._talk.ask(text)
+            self._talk.ask(text[1:] if text.startswith("//") else text)
             self._answer()
         return True
 
@@ -148,7 +152,9 @@ class ChatScreen:
         }
         act = known.get(name)
         if act is None:
-            note(f"there is no command {printable(name)}; /help lists them")
+            note(
+                f"there is no command {printable(name)}; /help lists them, and // begins a message with a slash"
+            )
             return
         try:
             act(argument.strip())
@@ -162,6 +168,7 @@ class ChatScreen:
         for name, text in _COMMANDS.items():
             note(f"  {name:{width}}  {text}")
         note(f"  A \\ at the end of a line continues it; lines between two lines {_BLOCK} are one message.")
+        note("  Two slashes begin a message that begins with one.")
 
     def _model(self, name: str) -> None:
         names = [model.id for model in self._client.models()]

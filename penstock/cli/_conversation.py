@@ -29,6 +29,7 @@ class Conversation:
         messages: of the user and the model, in turns.
         images: as ``data:`` URLs, for the next message.
         file: where it was saved to or loaded from last.
+        unanswered: a message that got no answer, for :meth:`ask_again`; it is no part of the conversation.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     file: Path | None = None
+    unanswered: dict[str, Any] | None = None
 
     def ask(self, text: str) -> None:
         """Add a message of the user, with the images that wait for it."""
@@ -44,22 +46,27 @@ class Conversation:
             shown = [{"type": "image_url", "image_url": {"url": url}} for url in self.images]
             content = [*shown, {"type": "text", "text": text}]
         self.messages.append({"role": "user", "content": content})
-        self.images = []
+        self.images, self.unanswered = [], None
 
     def answered(self, text: str) -> None:
-        """Add the model's answer, whole or as far as it came; an empty one is none."""
+        """Add the model's answer, whole or as far as it came. An empty one is none: the message is taken back."""
         if text:
             self.messages.append({"role": "assistant", "content": text})
+        elif self.messages and self.messages[-1]["role"] == "user":
+            self.unanswered = self.messages.pop()
 
     def ask_again(self) -> bool:
-        """Forget the last answer, so that the message before it is open again; return whether there is one."""
-        if self.messages and self.messages[-1]["role"] == "assistant":
+        """Open the last message again, and forget its answer; return whether there is one."""
+        if self.unanswered is not None:
+            self.messages.append(self.unanswered)
+            self.unanswered = None
+        elif self.messages and self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         return bool(self.messages)
 
     def clear(self) -> None:
         """Forget all that was said; the model and the instructions stay."""
-        self.messages, self.images = [], []
+        self.messages, self.images, self.unanswered = [], [], None
 
     def body(self) -> dict[str, Any]:
         """Return the request that asks for the next answer."""
@@ -119,7 +126,7 @@ class Conversation:
         self.system = _text(first[0]["content"]) if first else None
         self.messages = messages[len(first) :]
         self.model = str(body.get("model") or self.model)
-        self.images, self.file = [], path
+        self.images, self.unanswered, self.file = [], None, path
 
 
 def _is_message(one: Any) -> bool:

@@ -34,7 +34,7 @@ _KV_FULL = 0.95
 _ADVICE = {
     "redis": "Its Redis is away or refuses it: run penstock doctor there.",
     "worker": "No worker is alive: start one (penstock worker run), or wait until it has loaded its model.",
-    "coordinator": "Batches stand still: start one (penstock coordinator).",
+    "coordinator": "No batch makes progress: start a coordinator (penstock coordinator).",
 }
 
 

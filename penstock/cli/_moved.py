@@ -38,6 +38,8 @@ def renewed(words: list[str]) -> list[str]:
         count = len(old.split())
         if words[:count] == old.split():
             rest = words[count:]
+            if old == "priority" and {"-h", "--help"} & set(rest):
+                return _said(old, "jobs move", ["--help"])
             return _said(old, new, _lane_first(rest) if old == "priority" else rest)
     first, rest = words[0], words[1:]
     if first in GROUPS_NOW and (not rest or (rest[0].startswith("-") and rest[0] not in {"-h", "--help"})):

@@ -73,7 +73,7 @@ def _asked(ctx: click.Context) -> Target:
 def _names(asked: Target, path: str, field: str) -> list[str]:
     """Return the names as of the last minute."""
     url = (asked.url or _DEFAULT_URL).rstrip("/").removesuffix("/v1")
-    key = asked.api_key or os.environ.get("PENSTOCK_API_KEY") or ""
+    key = os.environ.get("PENSTOCK_API_KEY", "") if asked.api_key is None else asked.api_key
     digest = hashlib.sha256(f"{url} {path} {key}".encode()).hexdigest()[:24]
     kept = _cache() / f"{digest}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):

@@ -123,20 +123,23 @@ def output_file(text: str) -> str:
     return text
 
 
-def prompt_on_stdin() -> str:
+def prompt_on_stdin(otherwise: str = "give a PROMPT, or --input FILE") -> str:
     """Read a prompt from stdin, without the newline at its end.
+
+    Args:
+        otherwise: what to do if it is empty, for the message.
 
     Raises:
         click.UsageError: stdin is a terminal, is empty, or is not UTF-8.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("give a PROMPT, or --input FILE, or write the prompt to stdin")
+        raise click.UsageError(f"{otherwise}, or write the prompt to stdin")
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as exc:
         raise click.UsageError(f"the prompt on stdin is not UTF-8: {exc}") from exc
     if not text.strip():
-        raise click.UsageError("give a PROMPT, or --input FILE; stdin is empty")
+        raise click.UsageError(f"{otherwise}; stdin is empty")
     return text
 
 

@@ -73,7 +73,10 @@ class Console(Globals):
         return found.url if found.named else None
 
     def client(
-        self, url: str | None = None, on_retry: Callable[[Retry], object] | None = retrying
+        self,
+        url: str | None = None,
+        on_retry: Callable[[Retry], object] | None = retrying,
+        max_retries: int = 4,
     ) -> Penstock:
         """Open a client.
 
@@ -81,6 +84,7 @@ class Console(Globals):
             url: the server's address; None is the one that the user named, or else that of the ``penstock up`` which
                 runs in this folder, or else the SDK's default. The key and authorities of those go to no other address.
             on_retry: as of :class:`penstock.Penstock`.
+            max_retries: the same.
 
         Raises:
             click.UsageError: the address or the key is not valid.
@@ -90,7 +94,13 @@ class Console(Globals):
 
         found = target(self.url, self.server_name, self.api_key, at=url)
         try:
-            return Penstock(found.url, api_key=found.api_key, ca_file=found.ca_file, on_retry=on_retry)
+            return Penstock(
+                found.url,
+                api_key=found.api_key,
+                ca_file=found.ca_file,
+                on_retry=on_retry,
+                max_retries=max_retries,
+            )
         except ArgumentError as exc:
             raise click.UsageError(str(exc)) from exc
 

@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         url: None is the SDK's default.
-        api_key: None is ``PENSTOCK_API_KEY``, or none.
+        api_key: None is ``PENSTOCK_API_KEY``, or none. Empty is none.
         ca_file: None is ``PENSTOCK_CA_FILE``, or none.
         named: the user named it, so that no other may take its place.
     """
@@ -33,7 +33,7 @@ def target(url: str | None, server: str | None, api_key: str | None, *, at: str 
     """Find the server: that of the options, of the environment, of ``penstock servers use``, of this folder.
 
     The key of a server in the file goes to no other one. ``PENSTOCK_API_KEY`` comes before it, unless the option
-    ``--server`` chose the server.
+    ``--server`` chose the server: that one gets the key of the file, or none.
 
     Args:
         url: of the option ``--url``.
@@ -58,7 +58,9 @@ def target(url: str | None, server: str | None, api_key: str | None, *, at: str 
         chosen = _servers.read().get(name)
         if at is not None and at != chosen.url:
             return target(at, None, api_key)
-        if api_key is None and (server is not None or key_of_environment is None):
+        if api_key is None and server is not None:
+            api_key = chosen.key() or ""
+        elif api_key is None and key_of_environment is None:
             api_key = chosen.key()
         ca_file = chosen.ca_file and str(Path(chosen.ca_file).expanduser())
         return Target(chosen.url, api_key, ca_file, named=True)

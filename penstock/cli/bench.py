@@ -24,7 +24,7 @@ _ENDPOINTS = {
 _CODES = """\b
 Exit codes:
   0    every call succeeded
-  1    some calls failed
+  1    some calls failed, or none was made
   2    wrong usage
   3    the server cannot be reached
   4    the server refused the first call, or every call
@@ -184,8 +184,12 @@ def load(
     )
     with console.client(server, on_retry=None) as client:
         from penstock.bench.target import Target, address_of
+        from penstock.errors import APIConnectionError
 
-        model = model or default_model(client)
+        try:
+            model = model or default_model(client)
+        except APIConnectionError as error:  # its advice names --url, which is not where this command goes
+            raise APIConnectionError(f"{error}. Is the server running at {server}?") from error
         path = _ENDPOINTS[endpoint]
         target = Target(address_of(client), path, _common(model, path, streamed=streamed, **asked), streamed)
         what = f"{model} at {client.base_url}"
@@ -195,6 +199,8 @@ def load(
         raise SystemExit(INTERRUPTED)
     if figures.errors:
         raise SystemExit(JOB_NOT_OK if figures.good else REFUSED)
+    if not figures.good:
+        fail("no call was due in the measured time: measure for longer, or at a higher --rate", JOB_NOT_OK)
 
 
 def _common(

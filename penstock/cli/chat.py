@@ -88,7 +88,7 @@ def chat(
             conversation.model = conversation.model or default_model(client)
             ChatScreen(client, conversation, extra, stats=stats).run()
             return
-        conversation.ask(prompt_on_stdin())
+        conversation.ask(prompt_on_stdin("run it on a terminal"))
         conversation.model = conversation.model or default_model(client)
         _once(console, client, conversation, extra, stats=stats)
 

@@ -63,10 +63,10 @@ def _install(shell: str, source: str) -> None:
     home = Path(os.environ.get("ZDOTDIR") or Path.home()) if shell == "zsh" else Path.home()
     start = home / f".{shell}rc"
     line = f'[ -r "{script}" ] && . "{script}"  # completion of penstock'
-    before = start.read_text() if start.exists() else ""
-    if line not in before.splitlines():
-        with start.open("a") as file:
-            file.write(f"{'' if not before or before.endswith(chr(10)) else chr(10)}{line}\n")
+    before = start.read_bytes() if start.exists() else b""  # in whatever encoding
+    if os.fsencode(line) not in before.splitlines():
+        with start.open("ab") as file:
+            file.write((b"" if not before or before.endswith(b"\n") else b"\n") + os.fsencode(line) + b"\n")
     note(f"{script} is written, and {start} reads it; new shells complete penstock")
 
 

@@ -22,7 +22,7 @@ SECTIONS = {
         "jobs": ("jobs:jobs", "Jobs: list, get, wait, stream, cancel, move, retry."),
         "files": ("files:files", "Files on the server: inputs and outputs of batches."),
         "models": ("models:models", "The models that are served, and aliases of them."),
-        "webhooks": ("webhooks:webhooks", "Webhooks: be told when jobs and batches end."),
+        "webhooks": ("webhooks:webhooks", "Webhooks: events of jobs and batches, posted to your server."),
     },
     "Watch": {
         "status": ("status:status", "Health, models, workers and queues in one look."),

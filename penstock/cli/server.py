@@ -124,7 +124,7 @@ def coordinator(**options: Any) -> None:
       penstock coordinator --redis-url redis://queue:6379/0
       PENSTOCK_FILES_URL=s3://bucket/penstock penstock coordinator --redis-url redis://queue:6379/0
 
-    Without one, batches stand still, and `verify` and `retry` of a batch are answered 503. `penstock up` starts one.
+    Without one, no batch makes progress, and `verify` and `retry` of a batch are answered 503. `penstock up` starts one.
     Any number may run, on any machine: each batch is driven by one of them, and by another if that one dies. All
     need the same Redis and the same files (setting files_url) as the api and the workers.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 from click import argument, option
@@ -27,7 +28,19 @@ def _name(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
     del ctx, param
     if not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r} is no http:// or https:// address")
+        raise click.BadParameter("it is no http:// or https:// address")
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+        _ = parts.port  # parsed when it is asked for
+    except ValueError:
+        raise click.BadParameter("it is no address that can be read") from None
+    if "@" in parts.netloc:
+        raise click.BadParameter(
+            "an address has no user or password; give a key with --api-key-file or --ask-api-key"
+        )
+    if not host:
+        raise click.BadParameter(f"{value!r} names no host")
     return value
 
 

@@ -1,4 +1,4 @@
-"""``penstock worker run``: list and drain workers. ``run``, ``follow`` and ``check`` have a module of their own."""
+"""``penstock worker``: list and drain workers. ``run``, ``follow`` and ``check`` have a module of their own."""
 
 from __future__ import annotations
 

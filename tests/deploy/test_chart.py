@@ -241,6 +241,41 @@ def test_a_worker_may_patch_pods_only_where_its_pool_scales() -> None:
         )
 
 
+@pytest.mark.parametrize("case", EXAMPLES)
+def test_a_worker_may_write_where_its_model_goes(case: str) -> None:
+    """A folder of the node that Kubernetes makes is root's, and fsGroup does not reach it."""
+    objects = rendered(*MATRIX[case])
+    for each in of_kind(objects, "Deployment"):
+        pod = each["spec"]["template"]["spec"]
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"] == 10001
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+
+
+def test_a_pool_has_a_claim_of_its_own_or_a_folder_that_is_there() -> None:
+    def models(*options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        objects = rendered(*LEAST, *options)
+        pod = one(objects, "Deployment", "penstock-worker-chat")["spec"]["template"]["spec"]
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "models")
+        claims = of_kind(objects, "PersistentVolumeClaim")
+        return volume, [each for each in claims if each["metadata"]["name"] != "penstock-files"]
+
+    at = "pools.chat.modelCache"
+    volume, (claim,) = models(
+        *("--set", f"{at}.claim.size=9Gi", "--set", f"{at}.claim.storageClass=fast"),
+        *("--set", f"{at}.claim.accessModes={{ReadWriteMany}}"),
+    )
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "9Gi"}},
+    }
+    volume, claims = models("--set", f"{at}.existingClaim=mine")
+    assert (volume["persistentVolumeClaim"], claims) == ({"claimName": "mine"}, [])
+    volume, claims = models("--set", f"{at}.hostPath=/models")
+    assert (volume["hostPath"], claims) == ({"path": "/models", "type": "Directory"}, [])
+
+
 def test_our_rules_and_dashboards_are_in_it() -> None:
     objects = rendered(*values("mixed-fleet"))
     groups = one(objects, "PrometheusRule", "penstock")["spec"]["groups"]
@@ -271,6 +306,15 @@ def test_network_policies_cover_every_pod_and_port() -> None:
         assert opened == {port["containerPort"] for port in container["ports"]}
 
 
+def test_the_operator_reaches_the_api_whoever_else_may() -> None:
+    some = '[{"namespaceSelector":{"matchLabels":{"name":"ingress"}}}]'
+    objects = rendered(*EVERYTHING, "--set-json", f"networkPolicy.ingressFrom={some}")
+    (rule,) = one(objects, "NetworkPolicy", "penstock-api")["spec"]["ingress"]
+    labels = one(objects, "Deployment", "penstock-operator")["spec"]["template"]["metadata"]["labels"]
+    chosen = [each["podSelector"]["matchLabels"] for each in rule["from"] if "podSelector" in each]
+    assert [each.items() <= labels.items() for each in chosen] == [True]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -278,6 +322,10 @@ def test_network_policies_cover_every_pod_and_port() -> None:
         ((*LEAST, "--set", "pools.chat.replicas=many"), r"replicas"),
         ((*LEAST, "--set", "pools.chat.modell=x"), r"modell"),
         ((*LEAST, "--set", "api.replica=3"), r"replica"),
+        ((*LEAST, "--set", "settings.max_activ=3"), r"max_activ"),
+        ((*LEAST, "--set", "settings.model=x"), r"model"),
+        ((*LEAST, "--set", "pools.chat.settings.bulk_reserv=0.1"), r"bulk_reserv"),
+        ((*LEAST, "--set", "pools.chat.settings.retention_s=60"), r"retention_s"),
         ((*LEAST, "--set", "pools.chat.engine=magic"), r"engine"),
         ((*LEAST, "--set", "pools.a b.gpus=1"), r"a b"),
         ((*LEAST, "--set", "pools.chat.autoscaling.enabled=true"), r"autoscaling\.slots is not set"),
@@ -288,6 +336,17 @@ def test_network_policies_cover_every_pod_and_port() -> None:
 def test_a_wrong_value_is_refused_by_its_name(options: tuple[str, ...], says: str) -> None:
     with pytest.raises(HelmError, match=re.compile(says)):
         rendered(*options)
+
+
+def test_the_page_builds_each_image_that_the_chart_pulls() -> None:
+    page = (ROOT / "docs" / "operate" / "kubernetes.md").read_text()
+    images = yaml.safe_load((CHART / "values.yaml").read_text())["image"]
+    rows = dict(
+        re.findall(r"^\| `(penstock-[a-z-]+)` \|.*\| `-f (deploy/[a-z]+\.Dockerfile)", page, re.MULTILINE)
+    )
+    assert rows.keys() == {one["repository"] for one in images.values() if isinstance(one, dict)}
+    assert all((ROOT / file).is_file() for file in rows.values())
+    assert f"VERSION={yaml.safe_load((CHART / 'Chart.yaml').read_text())['appVersion']} " in page
 
 
 def test_every_default_is_in_the_schema() -> None:

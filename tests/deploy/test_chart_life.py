@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helm import CHART, helm, values
+from tests.helm import CHART, ROOT, HelmError, helm, values
 from tests.kubernetes import Cluster
 
 
@@ -25,7 +27,7 @@ class Release:
         return helm(command, "penstock", *words, "--namespace", "llm", kubeconfig=self._config)
 
     def apply(self, command: str, *words: str) -> str:
-        return self.run(command, str(CHART), "--disable-openapi-validation", *values("one-gpu"), *words)
+        return self.run(command, str(CHART), *values("one-gpu"), *words)
 
     def secret(self) -> dict[str, str]:
         data: dict[str, str] = self.cluster.named("Secret")["penstock-secrets"]["data"]
@@ -95,6 +97,55 @@ def test_a_change_of_settings_starts_new_pods(release: Release) -> None:
     assert pods("penstock-worker-chat") == before
     release.apply("upgrade", "--set", "settings.retention_s=3600")
     assert pods("penstock-worker-chat") != before
+
+
+def commands(heading: str) -> Iterator[list[str]]:
+    """Yield the commands below a heading of the page on Kubernetes, as a shell splits them."""
+    _, _, below = (ROOT / "docs" / "operate" / "kubernetes.md").read_text().partition(f"\n## {heading}\n")
+    for block in re.findall(r"```bash\n(.*?)```", below.partition("\n## ")[0], re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield shlex.split(line, comments=True)
+
+
+def test_the_commands_of_the_page_run_as_they_are_written(tmp_path: Path) -> None:
+    """Those of Helm; what those of kubectl name is there, by a name that the server tells kubectl."""
+    mine = str(CHART / "examples" / "one-gpu.yaml")
+    with Cluster() as cluster:
+        config = cluster.kubeconfig(tmp_path / "config")
+        claim = {"name": "data-penstock-valkey-0"}  # the StatefulSet's controller makes it
+        cluster.create(
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim}, namespace="llm"
+        )
+
+        def there() -> set[str]:
+            return {
+                f"{called}/{one['metadata']['name']}"
+                for (group, plural, *_), one in cluster.objects.items()
+                for called in (plural.removesuffix("s"), plural, *cluster.store.kinds[group][plural].short)
+            }
+
+        ran: set[str] = set()
+        for program, *words in (*commands("Install"), *commands("Upgrade, go back, uninstall")):
+            if program == "helm":
+                helm(*(mine if word == "my-values.yaml" else word for word in words), kubeconfig=config)
+                ran |= {"install", "upgrade", "history", "rollback", "uninstall"} & {*words}
+            elif program == "kubectl" and "crd" not in words:
+                named = {word for word in words if re.fullmatch(r"[a-z]+/[a-z0-9-]+", word)}
+                assert named
+                assert named <= there(), words
+        assert ran == {"install", "upgrade", "history", "rollback", "uninstall"}
+        assert "namespace/llm" in there()  # --create-namespace
+
+
+def test_an_upgrade_says_what_was_forgotten_and_what_does_not_work(release: Release) -> None:
+    release.apply("install")
+    said = release.apply("upgrade", "--set", "pools.chat.model=org/other")
+    assert "WARNING: the pool chat serves Qwen/Qwen2.5-7B-Instruct, and now names org/other." in said
+    plain = ("upgrade", str(CHART), "--set", "api.replicas=2")
+    with pytest.raises(HelmError, match=r"redis\.url is not set.*-f FILE.*--reset-then-reuse-values"):
+        release.run(*plain)
+    assert "WARNING" not in release.run(*plain, "--reset-then-reuse-values")
+    assert release.cluster.named("Deployment")["penstock-api"]["spec"]["replicas"] == 2
 
 
 def test_a_pool_is_made_to_scale_and_to_stay(release: Release) -> None:

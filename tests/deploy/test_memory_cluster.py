@@ -135,6 +135,17 @@ def test_a_custom_resource_has_a_schema_and_a_status_of_its_own(cluster: Cluster
     assert (last["spec"]["size"], last["status"], last["metadata"]["generation"]) == (3, {"seen": 2}, 2)
 
 
+def test_kubectl_finds_resources_by_their_short_names(http: httpx.Client) -> None:
+    def short(group: str) -> dict[str, str]:
+        listed = http.get(group).json()["resources"]
+        return {name: one["name"] for one in listed for name in one.get("shortNames", ())}
+
+    assert short("/apis/apps/v1") == {"deploy": "deployments", "rs": "replicasets", "sts": "statefulsets"}
+    assert (
+        short("/api/v1").items() >= {"po": "pods", "pvc": "persistentvolumeclaims", "svc": "services"}.items()
+    )
+
+
 def test_a_token_may_do_what_its_rules_say(cluster: Cluster, http: httpx.Client) -> None:
     cluster.access.restrict(
         "t", [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create"]}]

@@ -12,7 +12,9 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
+from broker.backlogs import Backlogs
 from broker.declared import DeclaredPools
 from broker.jobs import JobStore
 from jobs.declared import DeclaredPool
@@ -218,6 +220,18 @@ async def test_metrics_have_the_same_numbers(http, store) -> None:
     assert seen["penstock_pool_scales_from_zero"] == 1
     assert seen["penstock_pool_deadline_replicas"] == 3 == (await read(http))["deadline_replicas"]
     assert seen["penstock_pool_oldest_seconds"] <= (await read(http))["oldest_s"]
+
+
+async def test_batches_that_are_not_counted_are_told(store) -> None:
+    for ident in ("batch_1", "batch_2", "batch_3"):
+        await store.client.sadd(store.keys("batches_active"), ident)
+    backlogs = Backlogs(store)
+    backlogs.most_batches = 2
+    with capture_logs() as logged:
+        for _ in range(2):
+            await backlogs.read([], [], lambda _model: None)
+    assert [(one["event"], one["batches"], one["counted"]) for one in logged] == [("backlog_cut", 3, 2)]
+    await store.client.delete(store.keys("batches_active"))
 
 
 async def test_a_pool_that_is_gone_has_no_series(http, store) -> None:

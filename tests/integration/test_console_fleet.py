@@ -93,12 +93,16 @@ async def test_a_page_for_administrators_is_neither_named_nor_shown_to_others(
     for name in ("keys", "tenants", "audit", "workers"):
         assert f"console/{name}" not in page, name
         assert (await web.get(f"/console/{name}")).status_code == 403, name
+    assert "console/usage" in page
+    assert "Administer" not in page
+    assert "of all tenants together" in (await web.get("/console")).text
     await sign_in(web, store, "watcher", Scope.METRICS)
     seen = await web.get("/console/workers")
     assert seen.status_code == 200
     assert "Drain" not in seen.text
     assert (await web.get("/console/batches")).status_code == 403
     await sign_in(web, store, "root", Scope.ADMIN)
+    assert "of all tenants together" not in (await web.get("/console")).text
     assert all([(await web.get(f"/console/{name}")).status_code == 200 for name in PAGES])
 
 

@@ -16,13 +16,14 @@ import pytest_asyncio
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import TENANT_SCOPES, Scope
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
-from jobs.model import JobError
+from jobs.model import JobError, JobSpec
 from penstock import AsyncPenstock
 from tests.apiserver import ApiServer
 from tests.console import PEPPER, key_of, sign_in
 from tests.puppet import MODEL, Puppet
-from tests.support import eventually
+from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
 
@@ -150,6 +151,24 @@ async def test_a_job_is_shown_whole_and_a_long_one_cut(http: httpx.AsyncClient, 
         got = await http.get("/console/jobs/find", params={"id": odd}, follow_redirects=True)
         assert (got.url.host, got.status_code) == ("127.0.0.1", 404), odd
     assert (await http.get("/console/jobs/none")).status_code == 404
+
+
+async def test_a_chunk_is_its_batchs_and_is_not_retried(
+    http: httpx.AsyncClient, puppet: Puppet, store: JobStore
+) -> None:
+    batch = {"batch": "batch_1", "chunk": "0"}
+    accepted = await store.accept(JobSpec(new_id(), CHUNK_ENDPOINT, MODEL, b"{}", metadata=batch))
+    await puppet.fail(await puppet.take(), JobError(FailureCode.ENGINE_ERROR, "it broke"))
+    page = (await http.get(f"/console/jobs/{accepted.id}")).text
+    assert 'href="../../console/batches/batch_1"' in page
+    assert "/retry" not in page
+    assert "<h2>Request" not in page
+    assert "<h2>Result" not in page
+    refused = await http.post(f"/v1/jobs/{accepted.id}/retry")
+    assert refused.status_code == 400
+    assert "POST /v1/batches/batch_1/retry" in refused.json()["error"]["message"]
+    (row,) = (await http.post("/v1/dead/retry", json={"ids": [accepted.id]})).json()["data"]
+    assert (row["retried_as"], row["error"]["code"]) == (None, "invalid_request")
 
 
 async def test_a_request_is_read_by_its_owner(http: httpx.AsyncClient, puppet: Puppet) -> None:

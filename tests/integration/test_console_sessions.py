@@ -76,6 +76,27 @@ async def test_over_tls_the_cookie_stays_there(web: httpx.AsyncClient, store: Jo
     assert got.headers["set-cookie"].endswith("; Secure")
 
 
+async def test_people_sign_in_through_a_proxy_that_writes_another_host(
+    keyed: ApiServer, web: httpx.AsyncClient, store: JobStore
+) -> None:
+    form = {"key": await key_of(store, "alice")}
+    proxied = {"host": "upstream", "origin": "https://penstock.example"}
+    page = await web.post("/console/login", data=form, headers=proxied)
+    assert (page.status_code, page.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert "proxy_set_header Host" in page.text
+    assert "set-cookie" not in page.headers
+    over_tls = proxied | {"sec-fetch-site": "same-origin"}
+    entered = await web.post("/console/login", data=form, headers=over_tls, follow_redirects=False)
+    assert entered.status_code == 303
+    assert "penstock_console=" in entered.headers["set-cookie"]
+    with ApiServer(
+        keyed.settings, require_keys=True, key_pepper=PEPPER, allowed_origins=["https://Penstock.example/"]
+    ) as named:
+        async with named.client() as client:
+            entered = await client.post("/console/login", data=form, headers=proxied)
+    assert entered.status_code == 303
+
+
 async def test_signing_in_leads_nowhere_else(web: httpx.AsyncClient, store: JobStore) -> None:
     key = await key_of(store, "alice")
     for elsewhere in (

@@ -16,6 +16,7 @@ import pytest
 from broker.audit import AuditStream, Filter
 from broker.declared import DeclaredPools, declared_in_settings
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from broker.settings import BrokerSettings
 from jobs.declared import DeclaredPool, DeclaredPoolStartError
 from jobs.stream_chunks import Frames
@@ -195,6 +196,44 @@ async def test_undeclared_it_refuses_calls_and_its_jobs_stay(http, puppet) -> No
     assert (await http.delete("/v1/admin/pools/chat")).json()["error"]["code"] == "pool_not_found"
     await puppet.live("m")
     assert (await puppet.take()).id == job["id"]
+
+
+async def test_what_waits_in_an_undeclared_pool_is_seen_and_can_be_ended(http) -> None:
+    await declare(http)
+    job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
+    await http.delete("/v1/admin/pools/chat")
+    await queued(http)
+    assert (await http.get("/v1/autoscaling/chat")).json()["value"] == 1
+    assert (await http.delete(f"/v1/queues/chat/{job['priority']}")).status_code == 200
+    assert (await http.get(f"/v1/jobs/{job['id']}")).json()["state"] == "cancelled"
+
+    async def gone() -> bool:
+        return all(one["pool"] != "chat" for one in (await http.get("/v1/queues")).json()["data"])
+
+    await eventually(gone)
+
+
+async def test_a_new_version_scales_from_zero_as_the_one_before(
+    http: httpx.AsyncClient, store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await declare(http)
+    old, new = Puppet(store, "old-1", "chat"), Puppet(store, "new-1", "chat-v2")
+    await old.live("m")
+    await new.live("m", version_of="chat")
+    rollouts = Rollouts(store)
+    before = await rollouts.get("chat")
+    assert await rollouts.write(before, before.switch("chat-v2"), flip=True)
+    await store.bury(old.name)
+    await store.bury(new.name)
+    with ApiServer(broker_settings, queue_mode="reject") as strict:
+        async with strict.client() as client:
+            await eventually(lambda: _state(client, "asleep"))
+            call = asyncio.create_task(client.post(CHAT, json=body(model="fast")))
+            await queued(client, "chat-v2")
+            assert (await client.get("/v1/autoscaling/chat-v2")).json()["value"] == 1
+            await new.live("m")
+            await new.succeed(await new.take(), RESULT)
+            assert (await call).status_code == 200
 
 
 async def test_another_model_is_not_left_to_the_workers_of_the_first(http, store, puppet) -> None:

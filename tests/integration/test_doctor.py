@@ -86,14 +86,17 @@ def serving(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_a_running_server_is_looked_at(serving: ApiServer, tmp_path: Path) -> None:
     args = ("doctor", "--json", "--redis-url", serving.settings.redis_url, "--data-dir", str(tmp_path))
+    port = serving.url.rpartition(":")[2]
     done = run(
-        "--url", serving.url, *args, PENSTOCK_ENGINE="simulated", PENSTOCK_PORT="0", PENSTOCK_FLOWER_PORT="0"
+        "--url", serving.url, *args, PENSTOCK_ENGINE="simulated", PENSTOCK_PORT=port, PENSTOCK_FLOWER_PORT="0"
     )
     assert done.returncode == 0, done.stdout
     findings = json.loads(done.stdout)["findings"]
     found = {one["name"]: one for one in findings if one["area"] == "server"}
     assert {"reachable", "health", "version", "clock", "workers", "queues"} <= found.keys()
     assert (found["workers"]["level"], found["workers"]["said"]) == ("ok", "1 ready")
+    (held,) = (one for one in findings if (one["area"], one["name"]) == ("ports", "api"))
+    assert (held["level"], "is held by Penstock" in held["said"]) == ("ok", True)
     redis = {one["name"]: one["level"] for one in findings if one["area"] == "redis"}
     assert (redis["reachable"], redis["persistence"], redis["functions"]) == ("ok", "ok", "ok")
 

@@ -315,6 +315,20 @@ async def test_without_a_storage_that_works_bodies_stay_in_redis(broker_settings
     await store.aclose()
 
 
+async def test_whether_the_storage_is_shared_is_not_known_before_an_api_has_named_it(
+    broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    here, there = store_at(broker_settings, tmp_path), store_at(broker_settings, tmp_path / "other")
+    for store in (here, there):
+        assert store.large.shared is None
+        await store.large.look()
+        assert store.large.shared is None
+    await here.large.look(first=True)
+    await there.large.look()
+    assert (here.large.shared, there.large.shared) == (True, False)
+    await asyncio.gather(here.aclose(), there.aclose())
+
+
 async def test_who_has_another_storage_writes_no_reference(
     large: JobStore, broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:

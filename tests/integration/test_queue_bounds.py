@@ -15,6 +15,7 @@ from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState
 from tests.integration.test_fair_queue import W, alive, limited, spec, take, take_all, waiting
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,6 +34,28 @@ async def start_of(store: JobStore, job: JobSpec) -> int | None:
     assert found is not None
     assert found.phase.eta_ms == foretold
     return foretold
+
+
+async def test_an_estimate_knows_how_long_the_running_jobs_have_run(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    store = await limited(store, broker_settings, queue_max=1)
+    await alive(store)
+    await measured(store, 20.0, capacity=1, bulk_capacity=1)
+    await store.accept(spec())
+    await store.claim(W)
+    await store.accept(spec())
+
+    async def late() -> bool:
+        return (await store.look_ahead("default", Lane.NORMAL, "a")).elapsed_ms[0] >= 300
+
+    assert await eventually(late)
+    _, eta_ms = await store.outlook("default", Lane.NORMAL, "a")
+    assert eta_ms is not None
+    assert eta_ms >= 600  # behind one that runs and one that waits
+    with pytest.raises(QueueFullError) as refused:
+        await store.accept(spec())
+    assert refused.value.retry_ms >= 300
 
 
 async def test_max_active_bounds_what_runs(store: JobStore, broker_settings: BrokerSettings) -> None:

@@ -17,6 +17,7 @@ import yaml
 from tests.kubernetes.access import Access, Act
 from tests.kubernetes.kinds import PATH, Key, Kind, Object, discovery
 from tests.kubernetes.objects import Objects
+from tests.kubernetes.openapi import openapi
 from tests.kubernetes.patches import applied, fitted, json_patched, merged, wrong
 from tests.kubernetes.protobuf import secret
 
@@ -117,8 +118,9 @@ class Cluster:
         self, method: str, path: str, query: Mapping[str, list[str]], body: Any, token: str | None, kind: str
     ) -> tuple[int, Object | Iterable[bytes] | str]:
         """Return the status and the body of the answer to a request: an object, the lines of a watch, or plain text."""
-        if (found := discovery(path, self.store.kinds)) is not None:
-            return 200, found
+        for documents in (discovery, openapi):
+            if (found := documents(path, self.store.kinds)) is not None:
+                return 200, found
         place = PATH.fullmatch(path)
         group = (place["core"] or place["group"]) if place else ""
         if place is None or place["resource"] not in self.store.kinds.get(group, {}):

@@ -37,28 +37,35 @@ class Kind:
     short: tuple[str, ...] = field(default=())
 
 
-def _plain(*names: str) -> dict[str, Kind]:
-    return {f"{name.lower()}s": Kind(name) for name in names}
+def _plain(**names: str) -> dict[str, Kind]:
+    """Return kinds with plain plurals and one short name or none."""
+    return {f"{name.lower()}s": Kind(name, short=tuple(short.split())) for name, short in names.items()}
 
 
 BUILT_IN: Mapping[str, Mapping[str, Kind]] = {
     "v1": {
-        **_plain("ConfigMap", "Event", "PersistentVolumeClaim", "Secret", "ServiceAccount", "Service"),
-        "namespaces": Kind("Namespace", cluster=True),
-        "pods": Kind("Pod", status=True),
+        **_plain(ConfigMap="cm", Event="ev", PersistentVolumeClaim="pvc", Secret="", Service="svc"),
+        **_plain(ServiceAccount="sa"),
+        "namespaces": Kind("Namespace", cluster=True, short=("ns",)),
+        "pods": Kind("Pod", status=True, short=("po",)),
     },
-    "apiextensions.k8s.io/v1": {"customresourcedefinitions": Kind("CustomResourceDefinition", cluster=True)},
+    "apiextensions.k8s.io/v1": {
+        "customresourcedefinitions": Kind("CustomResourceDefinition", cluster=True, short=("crd", "crds"))
+    },
     "apps/v1": {
-        "deployments": Kind("Deployment", status=True),
-        "replicasets": Kind("ReplicaSet", status=True),
-        "statefulsets": Kind("StatefulSet", status=True),
+        "deployments": Kind("Deployment", status=True, short=("deploy",)),
+        "replicasets": Kind("ReplicaSet", status=True, short=("rs",)),
+        "statefulsets": Kind("StatefulSet", status=True, short=("sts",)),
     },
-    "autoscaling/v2": _plain("HorizontalPodAutoscaler"),
-    "keda.sh/v1alpha1": _plain("ScaledObject", "TriggerAuthentication"),
-    "monitoring.coreos.com/v1": _plain("PrometheusRule", "ServiceMonitor"),
-    "networking.k8s.io/v1": {"ingresses": Kind("Ingress"), "networkpolicies": Kind("NetworkPolicy")},
-    "policy/v1": _plain("PodDisruptionBudget"),
-    "rbac.authorization.k8s.io/v1": _plain("Role", "RoleBinding"),
+    "autoscaling/v2": _plain(HorizontalPodAutoscaler="hpa"),
+    "keda.sh/v1alpha1": _plain(ScaledObject="so", TriggerAuthentication="ta"),
+    "monitoring.coreos.com/v1": _plain(PrometheusRule="promrule", ServiceMonitor="smon"),
+    "networking.k8s.io/v1": {
+        "ingresses": Kind("Ingress", short=("ing",)),
+        "networkpolicies": Kind("NetworkPolicy", short=("netpol",)),
+    },
+    "policy/v1": _plain(PodDisruptionBudget="pdb"),
+    "rbac.authorization.k8s.io/v1": _plain(Role="", RoleBinding=""),
 }
 """Resources by group and version. PodDisruptionBudgets and the like have plain plurals."""
 

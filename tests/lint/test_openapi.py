@@ -65,6 +65,11 @@ def schema(document: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def states(document: dict[str, Any]) -> list[str]:
+    found: list[str] = schema(document, "JobObject")["properties"]["state"]["enum"]
+    return found
+
+
 @pytest.mark.parametrize(
     ("said", "change"),
     [
@@ -129,6 +134,29 @@ def schema(document: dict[str, Any], name: str) -> dict[str, Any]:
             "ChatRequest (sent): unknown members are refused",
             lambda d: schema(d, "ChatRequest").update(additionalProperties=False),
         ),
+        ("JobObject (answered): state: is never expired", lambda d: states(d).remove("expired")),
+        ("JobObject (answered): state: may be a", lambda d: states(d).append("a")),
+        (
+            "JobObject (answered): state: may be any string",
+            lambda d: schema(d, "JobObject")["properties"]["state"].pop("enum"),
+        ),
+        (
+            "JobList (answered): data: items may be anything",
+            lambda d: schema(d, "JobList")["properties"]["data"].pop("items"),
+        ),
+        (
+            "JobRequest (sent): priority: default normal became low",
+            lambda d: schema(d, "JobRequest")["properties"]["priority"].update(default="low"),
+        ),
+        (
+            "JobRequest (sent): max_attempts: multipleOf None became 2",
+            lambda d: schema(d, "JobRequest")["properties"]["max_attempts"].update(multipleOf=2),
+        ),
+        (
+            f"GET {JOB}: api_key and jobs:read no longer suffices",
+            lambda d: d["paths"][JOB]["get"].update(security=[{"new": []}]),
+        ),
+        (f"GET {JOB}: answer 404 removed", lambda d: d["paths"][JOB]["get"]["responses"].pop("404")),
         ("JobEvent (answered): no longer JobChunkEvent", lambda d: schema(d, "JobEvent")["anyOf"].pop(3)),
     ],
 )
@@ -149,6 +177,7 @@ def test_the_gate_names_what_breaks(said: str, change: Change) -> None:
         lambda d: schema(d, "JobRequest")["properties"]["max_attempts"].update(maximum=20),
         lambda d: schema(d, "JobObject")["properties"].update(new={"type": "string"}),
         lambda d: schema(d, "JobObject")["required"].append("result"),
+        lambda d: schema(d, "JobRequest")["properties"]["max_attempts"].update(type="number"),
         lambda d: schema(d, "JobEvent")["anyOf"].append(
             {"type": "object", "properties": {"event": {"const": "new"}}}
         ),

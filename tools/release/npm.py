@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from tools.release.runs import ROOT, ReleaseError, run
+from tools.setup_node import node_folder
 
 SOURCE = ROOT / "clients" / "typescript"
 TALK = """
@@ -47,7 +47,7 @@ def check(out: Path, base: str, version: str, folder: Path) -> Path:
 
 
 def pack(out: Path, npm: Path, version: str) -> Path:
-    """Build and pack the TypeScript SDK.
+    """Build and pack the TypeScript SDK, into a folder of its own: the chart's package has the same name.
 
     Raises:
         ReleaseError: npm refuses, or its version is not ``version``.
@@ -55,9 +55,10 @@ def pack(out: Path, npm: Path, version: str) -> Path:
     said = json.loads((SOURCE / "package.json").read_text())["version"]
     if said != version:
         raise ReleaseError(f"clients/typescript/package.json has version {said}, not {version}")
-    run(npm, "run", "build", cwd=SOURCE, PATH=_path(npm))
-    made = json.loads(run(npm, "pack", "--json", "--pack-destination", out, cwd=SOURCE, PATH=_path(npm)))
-    return out / str(made[0]["filename"])
+    folder = out / "npm"
+    folder.mkdir(parents=True, exist_ok=True)
+    run(npm, "pack", "--pack-destination", folder, cwd=SOURCE, PATH=_path(npm))  # its prepack builds
+    return folder / f"penstock-{version}.tgz"
 
 
 def install(package: Path, npm: Path, folder: Path) -> None:
@@ -74,11 +75,10 @@ def install(package: Path, npm: Path, folder: Path) -> None:
 
 def _npm() -> Path:
     """Return the npm that ``tools/setup_node.py`` found or installed."""
-    path = os.pathsep.join((str(ROOT / ".venv" / "bin"), os.environ["PATH"]))
-    found = shutil.which("npm", path=path)
-    if found is None:
-        raise ReleaseError("there is no npm; python3 tools/setup_node.py installs one")
-    return Path(found)
+    folder = node_folder()
+    if folder is None:
+        raise ReleaseError("there is no Node that will do; python3 tools/setup_node.py installs one")
+    return folder / "npm"
 
 
 def _path(npm: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-_PASSED_ON = ("PATH", "LANG", "HOME", "TMPDIR", "SSL_CERT_FILE", "PIP_CONFIG_FILE", "HTTPS_PROXY", "NO_PROXY")
+_PASSED_ON = re.compile(
+    r"PATH|LANG|HOME|TMPDIR|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NODE_EXTRA_CA_CERTS"
+    r"|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy|PIP_\w+|(?i:npm_config_)\w+"
+)
+"""How this machine reaches package registries, beside what every program needs."""
 
 
 class ReleaseError(Exception):
@@ -24,22 +29,23 @@ def run(*words: object, cwd: Path, timeout_s: float = 600, **env: str) -> str:
     """Run a command and return its standard output.
 
     Raises:
-        ReleaseError: it failed, with the end of what it said.
+        ReleaseError: it failed, with the end of what it said; or it did not end in time.
     """
-    kept = {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("npm_")
-    }
+    kept = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
     argv = [str(word) for word in words]
-    done = subprocess.run(
-        argv,
-        cwd=cwd,
-        env=kept | env,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env=kept | env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ReleaseError(f"{' '.join(argv)} did not end within {timeout_s:g} s") from error
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise ReleaseError(f"{' '.join(argv)} failed with status {done.returncode}:\n{said}")

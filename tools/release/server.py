@@ -47,7 +47,12 @@ def up(penstock: Path, folder: Path) -> Iterator[str]:
             yield base
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                process.wait()
+                raise ReleaseError("penstock up did not end within 30 s of SIGTERM") from error
 
 
 def _wait(base: str, process: subprocess.Popen[bytes], log: Path) -> None:

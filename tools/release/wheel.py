@@ -17,7 +17,6 @@ def build(out: Path) -> tuple[Path, Path]:
         ReleaseError: the two wheels differ.
     """
     epoch = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
-    made = []
     for folder, target in ((ROOT, "sdist"), (ROOT, "wheel")):
         run(
             sys.executable,

@@ -54,19 +54,25 @@ class Pulse:
 
         Returns:
             ``tokens_per_s``, ``jobs_per_s``, and ``wait_ms``, the mean wait of the attempts that began; None if none did.
+            The first count of an engine gives no ``tokens_per_s``: it has the tokens of the warm-up.
         """
         now = self._clock()
         passed = max(now - self._since, 0.001)
-        tokens = self._tokens if generated is None else max(generated - (self._generated or 0), 0)
+        tokens = self._tokens_since(generated)
         wait = self._waited_ms / self._waits if self._waits else None
         rates = {
-            "tokens_per_s": round(tokens / passed, 1),
+            "tokens_per_s": None if tokens is None else round(tokens / passed, 1),
             "jobs_per_s": round(self._jobs / passed, 2),
             "wait_ms": None if wait is None else round(wait, 1),
         }
         self._since, self._generated = now, generated
         self._jobs = self._tokens = self._waits = self._waited_ms = 0
         return rates
+
+    def _tokens_since(self, generated: int | None) -> int | None:
+        if generated is None:
+            return self._tokens
+        return None if self._generated is None else max(generated - self._generated, 0)
 
 
 class RunMeans:

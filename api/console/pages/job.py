@@ -13,6 +13,7 @@ from api.console.inside import MOST_BYTES, segment
 from api.console.pages import jobs
 from api.console.texts import Shown, answer_texts, request_texts
 from api.console.visit import Refused, Visit
+from jobs.endpoints import CHUNK_ENDPOINT
 
 PATH: Final = f"{jobs.PATH}/{{job_id}}"
 SHOWN_BYTES: Final = 48 * 1024
@@ -47,14 +48,16 @@ async def load(visit: Visit) -> dict[str, Any]:
     bodies = {name: bytes(raw.pop(name)) for name in _RESULTS}
     job = {name: msgspec.json.decode(value) for name, value in raw.items()}
     ended = job["timings"]["finished_at"] is not None
+    batch = job["metadata"]["batch"] if job["endpoint"] == CHUNK_ENDPOINT else None
     return {
         "job": job,
+        "batch": batch,
         "ended": ended,
         "live": not ended,
         "moments": moments(job),
         "phases": phases(job),
-        "request": await _request(visit, path),
-        "result": _shown(bodies["result"]),
+        "request": None if batch else await _request(visit, path),
+        "result": None if batch else _shown(bodies["result"]),
         "partial": _shown(bodies["partial"]),
         "lanes": [lane for lane in jobs.LANES if lane not in {"realtime", job["priority"]}],
     }

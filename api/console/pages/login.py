@@ -13,6 +13,7 @@ from api.console.origin import check_own, is_secure
 from api.console.session import Sessions, TooLongError, cookie
 from api.console.visit import Refused, Visit
 from api.http.body import BodyReader
+from api.http.errors import ApiError
 
 START: Final = "/console"
 _FORM_BYTES: Final = 16 * 1024
@@ -27,7 +28,7 @@ _FORM = (
 
 def register(router: APIRouter, frame: Frame) -> None:
     """Add the routes."""
-    sessions = frame.sessions
+    sessions, origins = frame.sessions, frame.services.settings.page_origins
 
     @router.get("/console/login", include_in_schema=False)
     async def ask(request: Request) -> Response:
@@ -39,18 +40,26 @@ def register(router: APIRouter, frame: Frame) -> None:
     @router.post("/console/login", include_in_schema=False)
     async def enter(request: Request) -> Response:
         """Let in who has a right key. It is judged, and wrong ones are counted, as in any call."""
-        check_own(request.scope, marked=False)
         if sessions is None:
             return _go("../console")
-        given = await _read(request)
+        try:
+            check_own(request.scope, origins, marked=False)
+            given = await _read(request)
+        except ApiError as refusal:
+            return _form(frame, request, START, refusal.message, refusal.status)
         there = _next(given.get("next"))
         return await _enter(frame, sessions, request, given.get("key", "").strip(), there)
 
     @router.post("/console/logout", include_in_schema=False)
     async def leave(request: Request) -> Response:
         """End the session: the cookie is deleted."""
-        check_own(request.scope, marked=False)
-        response = _go("../console/login" if sessions is not None else "../console")
+        if sessions is None:
+            return _go("../console")
+        try:
+            check_own(request.scope, origins, marked=False)
+        except ApiError as refusal:
+            return _form(frame, request, START, refusal.message, refusal.status)
+        response = _go("../console/login")
         response.headers["set-cookie"] = cookie("", secure=is_secure(request.scope))
         return response
 

@@ -62,7 +62,7 @@ async def _load(visit: Visit) -> dict[str, Any]:
 
 def register(router: APIRouter, frame: Frame) -> None:
     """Add the page, and its CSV."""
-    entry = Entry("Administer", "usage", "jobs:read")
+    entry = Entry("Observe", "usage", "jobs:read")
     frame.add(router, Page(_PATH, "usage.html", "Usage", _load, entry, live=False))
 
     @router.get(f"{_PATH}.csv", include_in_schema=False)

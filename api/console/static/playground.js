@@ -17,6 +17,8 @@ const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
 /** The conversation so far: {role, content}. */
 let said = [];
 let running = null;
+/** The last call as it was sent: {path, chat, body}; null before the first. */
+let sent = null;
 
 const chat = () => field("way").value === "chat";
 
@@ -34,15 +36,14 @@ function request(text) {
   return body;
 }
 
+/** A call with this text, as it would be sent now. */
+const call = (text) => ({ path: chat() ? CHAT : COMPLETION, chat: chat(), body: request(text) });
+
+/** Show the last call as code; while a message is written, and before the first call, the one that a send would make. */
 function showCode() {
-  const body = request(field("prompt").value || (chat() ? "Hello!" : "Once upon a time"));
-  const facts = {
-    url: SERVER,
-    path: chat() ? CHAT : COMPLETION,
-    chat: chat(),
-    body,
-    keyed: form.dataset.keyed === "true",
-  };
+  const text = field("prompt").value;
+  const shown = sent && !text ? sent : call(text || (chat() ? "Hello!" : "Once upon a time"));
+  const facts = { ...shown, url: SERVER, keyed: form.dataset.keyed === "true" };
   by("code").textContent = code(field("language").value, facts);
 }
 
@@ -117,8 +118,8 @@ function take(chunk, seen, place) {
 
 async function send(text) {
   const began = performance.now();
-  const body = request(text);
-  const path = chat() ? CHAT : COMPLETION;
+  sent = call(text);
+  const { path, body } = sent;
   const asked = turn("user", text);
   const place = turn("assistant", "");
   const seen = { last: {}, reason: "" };
@@ -195,6 +196,7 @@ by("stop").addEventListener("click", () => running?.abort());
 by("clear").addEventListener("click", () => {
   running?.abort();
   said = [];
+  sent = null;
   turns.replaceChildren();
   by("empty").hidden = false;
   by("status").textContent = "";

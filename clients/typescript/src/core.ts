@@ -58,13 +58,13 @@ export abstract class Part {
     init: Init<paths[P][V]>,
     { deadline, policy, ...how }: How = {},
   ): Promise<AnswerOf<paths[P][V]>> {
-    const { query: fields, header, body, ...names } = init as Record<string, object>;
+    const { query: fields, header, body, ...names } = init as Record<string, object | undefined>;
     const send: Send = {
       ...how,
       method: verb.toUpperCase(),
       path: path.replace(/{(\w+)}/g, (_, name) => segment(names[name] as unknown as string, name)) + query(fields),
-      headers: { ...header, ...(body && { "content-type": "application/json" }) },
-      body: body ? JSON.stringify(body) : null,
+      headers: { ...header, "content-type": body && "application/json" },
+      body: JSON.stringify(body),
     };
     return object((await this.http.call(send, policy, deadline)).text) as AnswerOf<paths[P][V]>;
   }
@@ -75,16 +75,17 @@ export abstract class Part {
     { limit = Infinity, pageSize = 100, signal, ...query }: ListOptions = {},
     names = {},
   ): AsyncGenerator<ItemOf<AnswerOf<paths[P]["get"]>>, void, void> {
-    let after: string | undefined;
-    do {
+    let after: string | boolean | null | undefined;
+    while (limit > 0) {
       const init = { ...names, query: { ...query, limit: Math.min(pageSize, limit), after } };
       const page = (await this.call("get", path, init as never, { signal })) as unknown as Page<
         ItemOf<AnswerOf<paths[P]["get"]>>
       >;
       yield* page.data.slice(0, limit);
       limit -= page.data.length;
-      after = (page.has_more && (page.next_cursor ?? page.last_id)) || undefined;
-    } while (after && limit > 0);
+      after = page.has_more && (page.next_cursor ?? page.last_id);
+      if (!after) return;
+    }
   }
 }
 

@@ -46,7 +46,8 @@ export interface CallOptions {
 export interface Send extends CallOptions {
   method?: string;
   path: string;
-  headers?: Record<string, string>;
+  /** One without a value is not sent. */
+  headers?: Record<string, string | undefined>;
   body?: BodyInit | null;
   /** Seconds of the wait that it asks of the server. */
   extraS?: number;
@@ -74,14 +75,16 @@ export class Http {
   /** Throws {@link ArgumentError} if the address is none, no header can carry the key, or a number is out of range. */
   constructor(options: ClientOptions) {
     const { timeoutS = 30, maxRetries = 4, maxReconnects = 10, maxRetryS = 120, onRetry } = options;
-    const given = (options.baseUrl || env("PENSTOCK_URL") || "http://127.0.0.1:8080").trim();
-    if (!/^https?:\/\/[^/]/.test(given) || !URL.canParse(given)) {
-      throw new ArgumentError(`baseUrl cannot be "${given}"`);
+    const address = (options.baseUrl || env("PENSTOCK_URL") || "http://127.0.0.1:8080").trim();
+    const url = /^https?:\/\/[^/]/.test(address) && URL.canParse(address) && new URL(address);
+    // `fetch` refuses a user's name and password, and errors name the address.
+    if (!url || url.username || url.password) {
+      throw new ArgumentError("baseUrl must be http(s)://host, without a password");
     }
     if (!(timeoutS > 0 && maxRetries >= 0 && maxReconnects >= 0 && maxRetryS >= 0)) {
       throw new ArgumentError("a number is out of range");
     }
-    this.url = new URL(given).href.replace(/(\/v1)?\/*$/, ""); // people paste the address they give to the OpenAI SDK
+    this.url = url.href.replace(/(\/v1)?\/*$/, ""); // people paste the address they give to the OpenAI SDK
     this.timeoutS = timeoutS;
     this.calls = { maxRetries, maxRetryS, onRetry };
     this.follows = { maxRetries: maxReconnects, maxRetryS, onRetry };
@@ -148,7 +151,7 @@ export class Exchange {
       fetch(url + path, {
         method,
         body,
-        headers: { accept: "application/json", ...headers, ...this.#send.headers },
+        headers: given({ accept: "application/json", ...headers, ...this.#send.headers }),
         signal: signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal,
         redirect: "manual", // the key and the prompts go nowhere else
       }),
@@ -220,15 +223,17 @@ export function object(text: string, what = "the answer"): object {
 
 /** Return a query string of the fields that are given, with its question mark. */
 export function query(fields: object = {}): string {
-  const params = new URLSearchParams();
-  for (const [name, value] of Object.entries(fields)) if (value != null) params.set(name, value);
-  return `?${params}`.replace(/^\?$/, "");
+  return `?${new URLSearchParams(given(fields))}`.replace(/^\?$/, "");
 }
 
 /** Return the header that makes a repeated request harmless. Without a key of the caller's, a fresh one. */
 export function idempotent(key?: string): { "Idempotency-Key": string } {
   const fresh = () => crypto.getRandomValues(new Uint32Array(4)).join("-"); // randomUUID is for secure pages alone
   return { "Idempotency-Key": headerValue(key || fresh(), "idempotencyKey") };
+}
+
+function given(fields: object): Record<string, string> {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value != null));
 }
 
 function env(name: string): string | undefined {

@@ -27,7 +27,7 @@ export type DeadRetryRequest = Schemas["DeadRetryRequest"];
 /** The outcome of a bulk retry, job by job. */
 export type RetryReport = Schemas["RetriedList"];
 /** The lanes that a job may ask for, in the order in which they are served. */
-export type Priority = "high" | "normal" | "low" | "bulk";
+export type Priority = NonNullable<JobRequest["priority"]>;
 
 /** A batch as the server shows it. */
 export type Batch = Schemas["BatchObject"];

@@ -22,6 +22,12 @@ export interface Notification {
   readonly data: { readonly id: string; readonly status?: string };
 }
 
+/** A request's headers: an object, what has `get`, as `Headers` of any package has, or pairs, as of a `Map`. */
+export type WebhookHeaders =
+  | Record<string, string | string[] | undefined>
+  | { get(name: string): string | null | undefined }
+  | Iterable<readonly [string, string]>;
+
 const TOLERANCE_S = 300;
 
 /**
@@ -30,18 +36,12 @@ const TOLERANCE_S = 300;
  * Throws {@link WebhookSignatureError} if the signature is wrong, or the request is too old; answer it with 400.
  *
  * @param body as it came, not parsed.
- * @param headers the request's, of `fetch` or of Node: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+ * @param headers the request's, of `fetch`, of Node or as a `Map`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
  * @param secret `whsec_...`, of the endpoint, or of the tenant for the `webhook_url` of one job.
  */
-export async function unwrap(
-  body: string | Uint8Array,
-  headers: Headers | Record<string, string | string[] | undefined>,
-  secret: string,
-): Promise<Notification> {
-  const named = new Map<string, string>();
-  const given = headers instanceof Headers ? headers : Object.entries(headers);
-  for (const [name, value] of given) named.set(name.toLowerCase(), String(value));
-  const [id, at, signatures] = ["id", "timestamp", "signature"].map((name) => named.get(`webhook-${name}`));
+export async function unwrap(body: string | Uint8Array, headers: WebhookHeaders, secret: string): Promise<Notification> {
+  const find = finder(headers);
+  const [id, at, signatures] = ["id", "timestamp", "signature"].map((name) => find(`webhook-${name}`));
   if (!id || !signatures || !at) refuse("a header is missing");
   const age = Math.abs(Date.now() / 1000 - (/^\d+$/.test(at) ? Number(at) : Number.NaN));
   if (!(age <= TOLERANCE_S)) refuse("its timestamp is too far from now");
@@ -49,11 +49,13 @@ export async function unwrap(
   const signed = new TextEncoder().encode(`${id}.${at}.${text}`);
   const { subtle } = crypto;
   const hmac = { name: "HMAC", hash: "SHA-256" };
-  const key = await subtle.importKey("raw", bytes(secret.replace(/^whsec_/, "")), hmac, false, ["verify"]);
+  const raw = bytes(secret.replace(/^whsec_/, "")) ?? refuse("the secret is not base64");
+  const key = await subtle.importKey("raw", raw, hmac, false, ["verify"]);
   for (const one of signatures.split(" ")) {
     const [version, signature = ""] = one.split(",");
+    const given = version === "v1" && bytes(signature);
     // `verify` compares in constant time.
-    if (version === "v1" && (await subtle.verify(hmac, key, bytes(signature), signed))) return JSON.parse(text);
+    if (given && (await subtle.verify(hmac, key, given, signed))) return JSON.parse(text);
   }
   return refuse("no signature is right");
 }
@@ -62,10 +64,22 @@ function refuse(why: string): never {
   throw new WebhookSignatureError(`not a webhook of ours: ${why}`);
 }
 
-function bytes(base64: string): Uint8Array<ArrayBuffer> {
+/** Return what finds a header by its name in lower case. Not by `instanceof`: each package and realm has its own classes. */
+function finder(headers: WebhookHeaders): (name: string) => string | undefined {
+  const pairs = Symbol.iterator in headers;
+  if (!pairs && typeof headers.get === "function") {
+    const { get } = headers as { get(name: string): string | null | undefined };
+    return (name) => get.call(headers, name) ?? undefined;
+  }
+  const named = new Map<string, string>();
+  for (const [name, value] of pairs ? headers : Object.entries(headers)) named.set(name.toLowerCase(), String(value ?? ""));
+  return (name) => named.get(name);
+}
+
+function bytes(base64: string): Uint8Array<ArrayBuffer> | undefined {
   try {
     return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   } catch {
-    return refuse("a signature or the secret is not base64");
+    return undefined;
   }
 }

@@ -1,7 +1,16 @@
 /** What the vectors do not say: options, addresses, redirects, signals, and the types. */
 
 import { afterEach, expect, expectTypeOf, test, vi } from "vitest";
-import { APIResponseError, ArgumentError, type Job, type JobEvent, Penstock, type Restarted, type Retry } from "../src/index.js";
+import {
+  APIResponseError,
+  ArgumentError,
+  type Job,
+  type JobEvent,
+  Penstock,
+  type Priority,
+  type Restarted,
+  type Retry,
+} from "../src/index.js";
 import { settled, virtual } from "./virtual.js";
 
 const ID = "job_00000000000000000000000000000001";
@@ -25,6 +34,18 @@ test.each([
 
 test.each(["ftp://host", "host:8080", "http://", "http:///path"])("%j is no address", (baseUrl) => {
   expect(() => new Penstock({ baseUrl })).toThrow(ArgumentError);
+});
+
+test.each([
+  "http://me:hunter2@host",
+  "https://hunter2@host/v1",
+  "ftp://me:hunter2@host",
+  "http://me:hunter2@",
+  "http://a:hunter2@b:x",
+])("no address has a password, and none is shown: %j", (baseUrl) => {
+  const make = () => new Penstock({ baseUrl });
+  expect(make).toThrow(ArgumentError);
+  expect(make).not.toThrow("hunter2");
 });
 
 test("the environment names the server and the key", async () => {
@@ -60,6 +81,18 @@ test("an id cannot leave its path", async () => {
   const { client, seen } = virtual(() => ok);
   await client.jobs.get("../admin?x=1#y");
   expect(seen[0]?.path).toBe("/v1/jobs/..%2Fadmin%3Fx%3D1%23y");
+});
+
+test("a header without a value is not sent", async () => {
+  const { client, seen } = virtual(() => ok);
+  await client.call("post", "/v1/jobs/{job_id}/retry", { job_id: ID, header: { "Idempotency-Key": undefined } });
+  expect([...(seen[0]?.headers.keys() ?? [])]).toEqual(["accept"]);
+});
+
+test("a list of nothing asks nothing", async () => {
+  const { client, seen } = virtual(() => ({ status: 200, body: { data: [job] } }));
+  for await (const one of client.jobs.list({ limit: 0 })) expect(one).toBeUndefined();
+  expect(seen).toEqual([]);
 });
 
 test("a redirect is not followed, and the error says where it leads", async () => {
@@ -115,6 +148,7 @@ test("the types say what comes", () => {
   expectTypeOf(client.wait).returns.toEqualTypeOf<Promise<Job>>();
   const event = {} as JobEvent;
   if (event.type === "succeeded") expectTypeOf(event.data).toEqualTypeOf<Job>();
+  expectTypeOf<Priority>().toEqualTypeOf<"high" | "normal" | "low" | "bulk">();
   // @ts-expect-error: a path that the server does not have
   void (() => client.call("get", "/v1/nothing", {}));
   // @ts-expect-error: a lane that it does not have

@@ -1,6 +1,7 @@
 /** The conformance vectors of clients/vectors: the Python SDK runs the same. */
 
 import { readFileSync } from "node:fs";
+import { runInNewContext } from "node:vm";
 import { describe, expect, test, vi } from "vitest";
 import * as penstock from "../src/index.js";
 import { SSEParser } from "../src/sse.js";
@@ -145,10 +146,20 @@ describe("calls", () => {
 });
 
 describe("webhooks", () => {
-  test.each(load("webhooks") as Vector[])("$name", async ({ now, body, headers, secret, type }) => {
+  const forms: Record<string, (headers: Record<string, string>) => Parameters<typeof unwrap>[1]> = {
+    "an object": (headers) => headers,
+    Headers: (headers) => new Headers(headers),
+    "the Headers of another package": (headers) => ({ get: (name: string) => new Headers(headers).get(name) }),
+    "a Map": (headers) => new Map(Object.entries(headers)),
+    "the Map of another realm": (headers) => runInNewContext("new Map(all)", { all: Object.entries(headers) }),
+    pairs: (headers) => Object.entries(headers),
+  };
+  const cases = Object.keys(forms).flatMap((form) => (load("webhooks") as Vector[]).map((vector) => ({ form, ...vector })));
+
+  test.each(cases)("$name, in $form", async ({ form, now, body, headers, secret, type }) => {
     vi.useFakeTimers({ toFake: ["Date"], now: now * 1000 });
     try {
-      const got = unwrap(body, headers, secret);
+      const got = unwrap(body, (forms[form] as Vector)(headers), secret);
       if (type === null) await expect(got).rejects.toBeInstanceOf(penstock.WebhookSignatureError);
       else expect((await got).type).toBe(type);
     } finally {

@@ -23,8 +23,13 @@ _GB = 1e9
 _IN_USE = 0.1
 
 
-def devices(settings: UpSettings, api: ApiSettings, overrides: dict[str, Any]) -> Iterator[Finding]:
-    """Look at the devices, and lay the workers out on them as ``penstock up`` would."""
+def devices(
+    settings: UpSettings, api: ApiSettings, overrides: dict[str, Any], here: str | None = None
+) -> Iterator[Finding]:
+    """Look at the devices, and lay the workers out on them as ``penstock up`` would.
+
+    ``here``: the address of the ``penstock up`` that runs here; its models take memory already.
+    """
     found: Driver | None = None
     try:
         found = driver()
@@ -40,7 +45,7 @@ def devices(settings: UpSettings, api: ApiSettings, overrides: dict[str, Any]) -
     if any(part.settings.engine == "vllm" for part in parts):
         yield from _vllm(found)
     for part in parts:
-        yield from _model(part)
+        yield from _model(part, here)
 
 
 def _driver(found: Driver | None) -> Iterator[Finding]:
@@ -82,7 +87,7 @@ def _vllm(found: Driver | None) -> Iterator[Finding]:
     )
 
 
-def _model(part: Part) -> Iterator[Finding]:
+def _model(part: Part, here: str | None) -> Iterator[Finding]:
     settings = part.settings
     if settings.engine != "vllm" or settings.paced is not None:
         return
@@ -107,6 +112,11 @@ def _model(part: Part) -> Iterator[Finding]:
         yield _AREA.ok(
             name, f"{settings.model}: weights {need / _GB:.1f} GB, on {part.place} with {there / _GB:.1f} GB"
         )
+    elif here is not None:
+        said = (
+            f"{settings.model}: weights {need / _GB:.1f} GB, on {part.place}; penstock up of this folder runs"
+        )
+        yield _AREA.ok(name, said)
     else:
         yield from _on_cpu([settings.model], name, need)
 

@@ -67,7 +67,7 @@ def examine(overrides: dict[str, Any], here: str | None) -> tuple[list[Finding],
         ("machine", machine(settings, api)),
         ("files", files(settings, api, settings_file())),
         ("redis", _redis(settings, here)),
-        ("devices", devices(settings, api, overrides)),
+        ("devices", devices(settings, api, overrides, here)),
     )
     findings += chain.from_iterable(guarded(area, lambda found=found: found) for area, found in looks)  # type: ignore[misc]
     return findings, known

@@ -8,16 +8,20 @@ import shutil
 import stat
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import httpx
 
 from api.settings import ApiSettings
 from penstock.cli._findings import Area, Finding
 from penstock.cli._local import KEY_FILE
+from penstock.server.doctor.sources import has_secret
 from penstock.server.errors import UpStartError
 from penstock.server.first_key import PEPPER_FILE
-from penstock.server.ports import claim_port
-from penstock.server.settings import UpSettings
+from penstock.server.ports import claim_port, http_address, reachable
+from penstock.server.settings import UpSettings, fields
 
 _AREA = Area("machine")
 _PORTS = Area("ports")
@@ -28,6 +32,9 @@ _SPARE_FILES = 256
 _LITTLE_SPACE, _NO_SPACE = 10 * _GIB, _GIB
 _SLOW_FLUSH_S = 0.02
 _FLUSHES = 8
+_SECRET_TEXTS = {"openai_api_key"}
+_ANSWER_S = 2.0
+_CGROUP = Path("/sys/fs/cgroup")
 _SHM = Path("/dev/shm")  # noqa: S108 - shared memory, looked at only
 
 
@@ -35,7 +42,7 @@ def machine(settings: UpSettings, api: ApiSettings) -> Iterator[Finding]:
     """Look at limits, memory and disk."""
     yield from _open_files(api)
     yield from _shared_memory(settings)
-    yield from _memory()
+    yield from _memory(settings)
     yield from _disk(settings.data_dir)
 
 
@@ -72,13 +79,17 @@ def _shared_memory(settings: UpSettings) -> Iterator[Finding]:
     )
 
 
-def _memory() -> Iterator[Finding]:
+def _memory(settings: UpSettings) -> Iterator[Finding]:
     free = free_memory()
     if free is None:
         return
+    said = f"{_gib(free)} free, {os.cpu_count()} CPUs"
+    if settings.engine != "vllm" or settings.paced is not None:
+        yield _AREA.ok("memory", said)
+        return
     yield _AREA.bounded(
         "memory",
-        f"{_gib(free)} free, {os.cpu_count()} CPUs",
+        said,
         bad=free < 4 * _GIB,
         worse=free < _GIB // 2,
         advice="vLLM alone needs about 2 GiB beside the model's weights on a CPU. For little memory:"
@@ -93,12 +104,21 @@ def free_memory() -> int | None:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return None
-    cgroup = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no limit, or another kind of cgroup
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-        free = min(free, max(limit - used, 0))
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        free = min(free, max(limit - used + _droppable(), 0))
     return free
+
+
+def _droppable() -> int:
+    """Return the bytes of files' pages that count as used, and that the kernel drops when memory is wanted."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_CGROUP / "memory.stat").read_text().splitlines():
+            name, _, size = line.partition(" ")
+            if name == "inactive_file":
+                return int(size)
+    return 0
 
 
 def _disk(data_dir: Path) -> Iterator[Finding]:
@@ -151,20 +171,45 @@ def ports(settings: UpSettings, here: str | None) -> Iterator[Finding]:
     if here is not None:
         yield _PORTS.ok("api", f"penstock up of this folder serves at {here}")
         return
-    wanted = [("api", settings.host, settings.port, "--port")]
-    if settings.flower:
-        wanted.append(("Flower", "127.0.0.1", settings.flower_port, "--flower-port, or --no-flower"))
-    if settings.metrics_port:
-        wanted.append(("metrics", settings.metrics_host, settings.metrics_port, "metrics_port"))
-    for what, host, port, option in wanted:
+    scheme = "https" if settings.tls_cert_file else "http"
+    running: str | None = None
+    for what, host, port, option in _wanted(settings):
         if not port:
             continue
         try:
             claim_port(host, port, what, option)
         except UpStartError as error:
-            yield _PORTS.fail(what, str(error), "Find its holder with `ss -ltnp`, or name another port.")
+            if what == "api":
+                running = _penstock_at(http_address(reachable(host), port, scheme))
+            if running is None:
+                advice = "penstock up does not start with it. Find its holder with `ss -ltnp`, or name another port."
+                yield _PORTS.warn(what, str(error), advice)
+            elif what == "api":
+                yield _PORTS.ok(what, f"{host}:{port} is held by Penstock {running}")
+            else:
+                yield _PORTS.ok(what, f"{host}:{port} is taken, as it is while Penstock runs")
         else:
             yield _PORTS.ok(what, f"{host}:{port} is free")
+
+
+def _wanted(settings: UpSettings) -> Iterator[tuple[str, str, int, str]]:
+    """Yield what ``penstock up`` listens on: what it is for, host, port, and the option that names another."""
+    yield "api", settings.host, settings.port, "--port"
+    if settings.flower:
+        yield "Flower", "127.0.0.1", settings.flower_port, "--flower-port, or --no-flower"
+    if settings.metrics_port:
+        yield "metrics", settings.metrics_host, settings.metrics_port, "metrics_port"
+
+
+def _penstock_at(url: str) -> str | None:
+    """Return the version of the Penstock that answers there; None: none does. Nothing secret is sent."""
+    try:
+        with httpx.Client(verify=False, trust_env=False, timeout=_ANSWER_S) as http:  # noqa: S501 - as above
+            facts = http.get(url, headers={"accept": "application/json"}).json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
+        return None
+    ours = isinstance(facts, dict) and facts.get("name") == "Penstock"
+    return str(facts.get("version")) if ours else None
 
 
 def files(settings: UpSettings, api: ApiSettings, file: Path) -> Iterator[Finding]:
@@ -192,13 +237,28 @@ def files(settings: UpSettings, api: ApiSettings, file: Path) -> Iterator[Findin
 
 
 def _holds_secrets(file: Path) -> bool:
+    """Whether a settings file sets a secret, or an address or an option with a password; not one that cannot be read."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
-    names = ("password", "pepper", "api_key", "_keys", "basic_auth")
-    lines = [line.partition("=")[0] for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return any(name in line for name in names for line in lines)
+    return any(_is_secret(name, value) for name, value in table.items())
+
+
+def _is_secret(name: str, value: object) -> bool:
+    if not value:
+        return False
+    if isinstance(value, dict):
+        return _hidden(name) or any(_is_secret(key, one) for key, one in value.items())
+    if isinstance(value, list):
+        return has_secret([str(one) for one in value])
+    return _hidden(name) or has_secret([str(value)])
+
+
+def _hidden(name: str) -> bool:
+    """Whether a setting is a secret as a whole; an address is one only if it has a password."""
+    field = fields().get(name)
+    return field is not None and ("SecretStr" in str(field.annotation) or name in _SECRET_TEXTS)
 
 
 def _gib(size: int) -> str:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from broker.sources import aliases, is_kubernetes, settings_file
 HIDDEN = "***"
 _DEFAULT = "default"
 _TYPED = "command line"
-_TELLING = re.compile(r"(key|token|password|secret)[\w-]*[= ]", re.IGNORECASE)
+_TELLING = re.compile(r"key|token(?!izer|s\b)|passw|secret|credential|bearer", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,47 @@ def shown(field: FieldInfo, value: Any) -> str:
     if isinstance(value, SecretStr) or (field.repr is False and not url):
         return HIDDEN
     if url:
-        return without_password(value)
+        return _address(value)
     if isinstance(value, dict):
         return f"{len(value)} of them" if value else "none"
     if isinstance(value, tuple):
-        return " ".join(HIDDEN if _TELLING.search(f"{one} ") else str(one) for one in value) or "empty"
+        return " ".join(_arguments(map(str, value))) or "empty"
     return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _address(url: str) -> str:
+    """Return an address without its password, and without the values of its query, which may be tokens."""
+    shown, mark, query = without_password(url).partition("?")
+    return shown + mark + re.sub(r"=[^&#]*", f"={HIDDEN}", query)
+
+
+def has_secret(items: Sequence[str]) -> bool:
+    """Whether one of these is an address with a password or token, or an option of an engine with a secret."""
+    for item in items:
+        query = item.partition("?")[2]
+        with suppress(ValueError):  # no address that can be read
+            if "://" in item and (without_password(item) != item or (query and _TELLING.search(query))):
+                return True
+    options = any(item.startswith("-") for item in items)
+    return options and HIDDEN in " ".join(_arguments(items))
+
+
+def _arguments(items: Iterable[str]) -> Iterator[str]:
+    """Yield a list's items without secrets: what a telling option has behind ``=`` or a space, or as the next item."""
+    follows = False
+    for item in items:
+        option = item.startswith("-")
+        if follows and not option:
+            yield HIDDEN
+            follows = False
+            continue
+        follows = False
+        if not _TELLING.search(item):
+            yield _address(item) if "://" in item else item
+        elif option and (sign := re.search(r"[= ]", item)):
+            yield item[: sign.end()] + HIDDEN
+        elif option:
+            follows = True
+            yield item
+        else:
+            yield HIDDEN

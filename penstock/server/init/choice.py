@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from workers.devices.nvml import Gpu
 
@@ -39,6 +40,7 @@ class Place:
         gpus: indices, as the setting takes them; None: the CPU.
         group: GPUs that hold one copy together.
         shared: it takes turns with others on its GPUs.
+        remark: what to know about the group; empty: nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Place:
     gpus: str | None = None
     group: int = 1
     shared: bool = False
+    remark: str = ""
 
 
 def suggested(gpus: Sequence[Gpu], memory_bytes: int) -> tuple[str | None, int]:
@@ -81,28 +84,63 @@ def _largest(room_gb: float) -> str | None:
 
 
 def _size(model: str | None) -> float:
-    return dict(MODELS).get(model or "", 0.0)
+    return known_size(model or "") or 0.0
 
 
-def places(pools: Sequence[tuple[str, str]], gpus: Sequence[Gpu]) -> list[Place]:
+def known_size(model: str) -> float | None:
+    """Return the GB of weights of one of :data:`MODELS`, by its name or a folder of that name; None: another one."""
+    names = {name.partition("/")[2]: size for name, size in MODELS}
+    return names.get(model.rstrip("/").rpartition("/")[2])
+
+
+def places(
+    pools: Sequence[tuple[str, str]],
+    gpus: Sequence[Gpu],
+    sizes: Mapping[str, float] = MappingProxyType({}),
+) -> list[Place]:
     """Divide the GPUs among pools, in their order: evenly, the first ones get what is left over.
 
-    If there are more pools than GPUs, all take turns on all of them.
+    If there are more pools than GPUs, all take turns, and so have the same GPUs and groups. A group is one GPU or a power
+    of two, since vLLM divides a model's heads among it.
 
     Args:
         pools: names and models.
         gpus: of the machine.
+        sizes: the GB of weights of each model whose are known.
     """
     if not gpus:
         return [Place(name, model) for name, model in pools]
-    indices = [str(gpu.index) for gpu in gpus]
     if len(pools) > len(gpus):
-        whole = ",".join(indices)
-        return [Place(name, model, whole, len(gpus), shared=True) for name, model in pools]
-    each, more = divmod(len(indices), len(pools))
+        group = max(_group(sizes.get(model), gpus) for _, model in pools)
+        return [_place(name, model, gpus, sizes.get(model), group, shared=True) for name, model in pools]
+    each, more = divmod(len(gpus), len(pools))
     found, at = [], 0
     for number, (name, model) in enumerate(pools):
         count = each + (number < more)
-        found.append(Place(name, model, ",".join(indices[at : at + count])))
+        own, size = gpus[at : at + count], sizes.get(model)
+        found.append(_place(name, model, own, size, _group(size, own)))
         at += count
     return found
+
+
+def _group(size_gb: float | None, gpus: Sequence[Gpu]) -> int:
+    """Return how many GPUs hold one copy: the least power of two that is enough, or the largest there is."""
+    one = min(gpu.memory_bytes for gpu in gpus) / _GB
+    group = 1
+    while size_gb is not None and one * group < size_gb * _ROOM and group * 2 <= len(gpus):
+        group *= 2
+    return group
+
+
+def _place(
+    name: str, model: str, gpus: Sequence[Gpu], size_gb: float | None, group: int, *, shared: bool = False
+) -> Place:
+    used = gpus[: len(gpus) // group * group]
+    there = min(gpu.memory_bytes for gpu in gpus) / _GB * group
+    remark = ""
+    if size_gb is None:
+        remark = "The size of its weights is not known here. If they need several GPUs, set tensor_parallel to 2, 4 or 8."
+    elif size_gb > there:
+        remark = f"Its weights have {size_gb:.0f} GB, which is more than these {there:.0f} GB: take a smaller model."
+    indices = ",".join(str(gpu.index) for gpu in used)
+    return Place(name, model, indices, group, shared=shared, remark=remark)

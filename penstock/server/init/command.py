@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import click
 
 from broker.sources import settings_file
 from penstock.server.doctor.machine import free_memory
-from penstock.server.init.choice import Place, places, suggested
+from penstock.server.init.choice import Place, known_size, places, suggested
 from penstock.server.init.text import written
 from workers.devices.layout import VISIBLE
 from workers.devices.nvml import Gpu, look, visible, vllm_runs_on_cpu
+from workers.devices.weights import weights_bytes
 
 _GB = 10**9
 
@@ -51,13 +52,15 @@ def run_init(
     memory = free_memory() or 0
     found: list[Place]
     if pools:
-        found = places(pools, gpus)
+        found = places(pools, gpus, _sizes(name for _, name in pools))
     elif elsewhere:
         found = [Place("", model)]
+    elif model is not None:
+        found = places([("", model)], gpus, _sizes([model]))
     else:
         fitting, group = suggested(gpus, memory)
         listed = ",".join(str(gpu.index) for gpu in gpus) or None
-        found = [Place("", model or fitting, listed, group if model is None else 1)]
+        found = [Place("", fitting, listed, group)]
     text = written(_machine(gpus, memory), chosen, found)
     if only_print:
         click.echo(text)
@@ -68,6 +71,17 @@ def run_init(
     where = f"{len(gpus)} GPUs" if len(gpus) > 1 else f"GPU {gpus[0]}" if gpus else "the CPU"
     click.echo(f"{path} is written: {names if not elsewhere else chosen['engine']} on {where}", err=True)
     click.echo("Look for what is missing: penstock doctor\nStart it:                penstock up", err=True)
+
+
+def _sizes(models: Iterable[str]) -> dict[str, float]:
+    """Return the GB of weights of each model whose files are here, or whose name is known."""
+    found = {}
+    for model in models:
+        size = weights_bytes(model)
+        size_gb = known_size(model) if size is None else size / _GB
+        if size_gb is not None:
+            found[model] = size_gb
+    return found
 
 
 def _machine(gpus: Sequence[Gpu], memory: int) -> str:

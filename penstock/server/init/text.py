@@ -89,6 +89,8 @@ def _place(place: Place) -> Iterator[str]:
     if place.gpus is not None:
         copies = len(place.gpus.split(",")) // place.group
         yield f"# One worker for each group of tensor_parallel GPUs: here {copies}."
+        if place.remark:
+            yield f"# {place.remark}"
         yield f"gpus = {_toml(place.gpus)}"
         yield f"tensor_parallel = {place.group}"
     if place.shared:

@@ -51,6 +51,9 @@ def test_a_conversation_is_streamed_stopped_and_shown_as_code(page: Page, stack:
     first = answer.locator("> .turn-text").inner_text()
     assert first.strip()
     expect(page.get_by_label("Message")).to_be_focused()
+    expect(code).to_contain_text("'\\''single'\\''")  # the call that was made, without its answer
+    expect(code).not_to_contain_text('"assistant"')
+    expect(code).not_to_contain_text("Hello!")
 
     page.get_by_label("Most tokens").fill("20000")
     say(page, "And then?")
@@ -59,6 +62,8 @@ def test_a_conversation_is_streamed_stopped_and_shown_as_code(page: Page, stack:
     page.get_by_role("button", name="Stop").click()
     expect(status).to_have_text("Stopped.")
     assert first.strip() in code.inner_text()  # the next call has the turns before it
+    assert code.inner_text().count('"role"') == 3
+    expect(code).to_contain_text("And then?")
     for name, word in (
         ("Python, openai", "client.chat.completions.create("),
         ("Python, penstock", "client.submit(body, stream=True)"),

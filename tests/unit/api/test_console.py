@@ -10,12 +10,15 @@ import pytest
 from jinja2 import UndefinedError
 
 from api.console.inside import Answer
+from api.console.origin import MARK, check_own
 from api.console.pages.job import moments, phases
 from api.console.render import FOLDER, Templates, duration, number, percent, size, when
 from api.console.samples import POINTS, Samples
 from api.console.session import COOKIE, LONGEST_S, Sessions, TooLongError
 from api.console.texts import answer_texts, request_texts
 from api.console.visit import Refused
+from api.http.asgi import replace_headers
+from api.http.errors import ApiError
 from jobs.facts import QueueFacts
 
 NOBODY = "\N{EM DASH}"
@@ -115,14 +118,52 @@ def test_a_session_opens_what_it_sealed_for_its_time() -> None:
     for place in (0, 20, len(value) - 2):
         other = "B" if value[place] != "B" else "C"
         assert sessions.open(value[:place] + other + value[place + 1 :]) is None
-    cookies = f"a=b; {COOKIE}={value}; other=x".encode()
-    assert sessions.of({"type": "http", "headers": [(b"cookie", cookies)]}) == "psk_key"
+    cookies = f"a=b; {COOKIE}={value}; other=x"
+    assert sessions.of({"type": "http", "headers": [(b"cookie", cookies.encode())]}) == "psk_key"
+    for neighbour in ('prefs={"theme": "dark"}', "a b=c", "novalue", "x=\xff", 'q="', "k[0]=1"):
+        for cookies in (f"{neighbour}; {COOKIE}={value}", f"{COOKIE}={value}; {neighbour}"):
+            scope = {"type": "http", "headers": [(b"cookie", cookies.encode("latin-1"))]}
+            assert sessions.of(scope) == "psk_key", cookies
     for odd in (b"", b"a", b"\xff=\xfe", b"penstock_console", b"penstock_console=\x00"):
         assert sessions.of({"type": "http", "headers": [(b"cookie", odd)]}) is None
     now += LONGEST_S
     assert sessions.open(value) is None
     with pytest.raises(TooLongError):
         sessions.seal("x" * 4000)
+
+
+HOME = "https://penstock.example"
+
+
+@pytest.mark.parametrize(
+    ("site", "origin", "own"),
+    [
+        ("same-origin", HOME, True),  # a proxy wrote another Host, and the browser knows better
+        ("same-origin", "https://other.example", True),
+        (None, HOME, True),
+        (None, "http://upstream:8000", True),
+        (None, "https://other.example", False),
+        (None, None, False),
+        ("none", "https://other.example", False),
+        ("same-site", HOME, False),
+        ("cross-site", HOME, False),
+        ("cross-site", "null", False),
+    ],
+)
+def test_whose_pages_are_ours_behind_a_proxy(site: str | None, origin: str | None, own: bool) -> None:
+    told = {b"host": "upstream:8000", b"sec-fetch-site": site, b"origin": origin, MARK: "1"}
+    headers = [(name, value.encode()) for name, value in told.items() if value is not None]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    if own:
+        check_own(scope, {HOME})
+        replace_headers(scope, headers[:-1])
+        with pytest.raises(ApiError):
+            check_own(scope, {HOME})
+    else:
+        with pytest.raises(ApiError) as refused:
+            check_own(scope, {HOME})
+        advised = site is None and origin is not None
+        assert ("proxy_set_header Host" in refused.value.message) is advised
 
 
 def texts(found: Any) -> list[tuple[str, str]]:

@@ -45,6 +45,11 @@ def plan_of(fleet: ModuleType, *spans: tuple[int, int, int]) -> Any:
     return fleet.Plan(tuple(sum(n for a, b, n in spans if a <= second < b) for second in range(HOUR)), ())
 
 
+def test_the_percentiles_have_the_calls_that_never_started(fleet, autoscale) -> None:
+    found = autoscale.figures(fleet.Seen(call_waits=[1] * 97, calls_late=3))
+    assert (found["calls"], found["p50"], found["p95"], found["p99"]) == (100, 1, 1, ">120")
+
+
 def test_a_fleet_that_is_large_enough_lets_nobody_wait(fleet, scalers) -> None:
     seen = fleet.Fleet(plan_of(fleet, (0, HOUR, 1)), scalers.Fixed(4), 60).run()
     assert (max(seen.call_waits), seen.gpu_s) == (0, 4 * HOUR)

@@ -40,6 +40,22 @@ def test_a_job_starts_when_slots_are_free(facts: dict[str, object], expected: in
 
 
 @pytest.mark.parametrize(
+    ("elapsed_ms", "expected"),
+    [
+        ((), 250),
+        ((10.0, 990.0, 400.0, 0.0), 250),  # as the mean says
+        ((40_000.0,) * 4, 10_000),  # none is as short as the jobs before
+        ((40_000.0, 0.0, 0.0, 0.0), 330),  # one that is longer takes a slot
+        ((2000.0,), 500),  # some stand for all
+    ],
+)
+def test_jobs_that_run_longer_than_the_mean_count(elapsed_ms: tuple[float, ...], expected: int) -> None:
+    assert start_ms(snapshot(active=4, elapsed_ms=elapsed_ms)) == expected
+    assert start_ms(snapshot(active=3, elapsed_ms=elapsed_ms[:3])) == 0
+    assert start_ms(snapshot(active=4, elapsed_ms=elapsed_ms, run_ms=None)) is None
+
+
+@pytest.mark.parametrize(
     ("facts", "expected"),
     [
         ({"most": 2, "active": 2}, 500),

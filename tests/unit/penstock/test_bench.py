@@ -14,6 +14,7 @@ import pytest
 from penstock.bench.figures import Call, Figures
 from penstock.bench.histogram import Histogram
 from penstock.bench.plot import bars, line
+from penstock.bench.report import doubts
 from tests.modelserver import ModelServer
 from tests.support import wait_until
 from tests.terminal import Terminal
@@ -98,7 +99,7 @@ def test_prompts_of_a_file(models: ModelServer, tmp_path) -> None:
     file.write_text("\n".join([*rows, ""]))
     once = ("--requests", "4", "--concurrency", "1")
     bench(models, "--prompts", str(file), *once, "--data", '{"temperature": 0}')
-    texts = [body["messages"] for body in models.bodies]
+    texts = [body["messages"] for body in models.bodies[1:]]  # without the first call, which is no load
     assert texts == [[{"role": "user", "content": "one"}], [{"role": "user", "content": "two"}], said, []]
     last = models.bodies[-1]  # what it says counts, except whether it streams; --data counts more
     assert (last["max_tokens"], last["temperature"], last["stream"], last["model"]) == (3, 0, True, "own")
@@ -142,13 +143,38 @@ def test_a_server_that_is_not_there_or_refuses_ends_it_before_the_load(models: M
     assert (done.returncode, "model_not_found" in done.stderr, len(models.bodies)) == (4, True, 1)
 
 
+def test_prompts_of_a_file_begin_with_one_call_too(models: ModelServer, tmp_path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n")
+    args = ("--model", "m", "--prompts", str(file), "--duration", "1s", "--timeout", "0.3s")
+    done = run(models.url, "bench", "http://127.0.0.1:1", *args)
+    assert (done.returncode, "cannot reach" in done.stderr, "--url" in done.stderr) == (3, True, False)
+    done = run(models.url, "bench", "http://127.0.0.1:1", "--prompts", str(file))
+    assert (done.returncode, "--url" in done.stderr) == (3, False)
+    models.gap_s = 60.0
+    done = run(models.url, "bench", models.url, *args)
+    assert (done.returncode, "no answer within 0.3 s" in done.stderr, len(models.bodies)) == (3, True, 1)
+    wait_until(lambda: models.gone == 1)
+
+
+@pytest.mark.full
+def test_calls_that_run_at_the_end_are_awaited_to_their_timeout(models: ModelServer) -> None:
+    models.gap_s = 60.0
+    models.refusals.extend([(200, {}), (200, {})])
+    found = bench(models, "--duration", "0.2s", "--concurrency", "2", "--timeout", "32s", code=4)
+    assert (found["errors"]["timeout"]["count"], found["requests"]["interrupted"]) == (2, 0)
+    wait_until(lambda: models.gone == 2)
+
+
 def test_arrivals_keep_their_rate_whatever_the_server_does(models: ModelServer) -> None:
     models.first_s = 0.5
     found = bench(models, "--rate", "40", "--requests", "20", "--max-in-flight", "10")
     took = found["requests"]
-    assert took["sent"] + took["not_sent"] == 20
+    assert took["sent"] == 20
     assert took["not_sent"] >= 5  # ten were running, and more came meanwhile
     assert models.most == 10
+    assert any("--max-in-flight was reached" in one for one in found["doubts"])
+    bench(models, "--rate", "0.001", "--duration", "0.1s", code=1)  # no call was due
 
 
 def test_the_warm_up_is_not_measured(models: ModelServer) -> None:
@@ -189,6 +215,41 @@ def test_percentiles_are_within_half_a_per_cent() -> None:
     assert sum(count for _, _, count in times.bars(12)) == 5000
     assert Histogram().quantile(0.5) is None
     assert len(bars("x", times, 80)) == 11
+
+
+@pytest.mark.parametrize("seconds", [2.0, 7.0, 40.0])
+def test_rates_do_not_depend_on_how_many_calls_end_in_time(seconds: float) -> None:
+    figures = Figures()
+    figures.since, figures.until = 10.0, 10.0 + seconds
+    for start in range(2, 60, 4):  # four callers, one stream of 25 pieces a second after the other
+        for _ in range(4):
+            stream = Call(sent=start, first=start + 0.04, gaps=[0.04] * 99, ended=start + 4.0)
+            stream.pieces, stream.tokens, stream.prompt_tokens = 100, 200, 40
+            figures.add(stream)
+            figures.add(Call(sent=start, ended=start + 4.0, tokens=200, prompt_tokens=40))  # a whole answer
+    now = 100.0
+    assert figures.rate(figures.tokens, now) == pytest.approx(2 * 200, rel=0.03)
+    assert figures.rate(figures.prompt_tokens, now) == pytest.approx(2 * 40)
+    assert figures.rate(figures.done, now) == pytest.approx(2)
+    assert sum(part.tokens for part in figures.slices) == pytest.approx(figures.tokens)
+    assert any("on average" in one for one in doubts(figures, now)) == (seconds < 40)
+
+
+def test_a_call_that_was_given_up_counts_the_text_that_had_come() -> None:
+    figures = Figures()
+    figures.since = 0.0
+    figures.add(Call(sent=0.0, first=0.1, gaps=[0.1], ended=0.2, tokens=6))
+    figures.interrupt(Call(sent=0.0, first=0.1, gaps=[0.1, 0.1]))
+    assert (figures.tokens, figures.interrupted, figures.sent) == (6 + 3 * 3, 1, 1)
+
+
+def test_times_count_from_when_a_call_was_due() -> None:
+    figures = Figures()
+    figures.since = 0.0
+    figures.add(Call(sent=3.0, due=1.0, first=3.1, last=3.1, ended=3.5))
+    found = figures.as_json(10.0)
+    assert [found[name]["max"] for name in ("ttft_ms", "end_to_end_ms", "service_ms")] == [2100, 2500, 500]
+    assert found["client"]["sent_late_ms_p99"] == 2000
 
 
 def test_a_day_takes_no_more_memory_than_a_minute() -> None:

@@ -199,6 +199,47 @@ def test_an_error_leaves_the_conversation_open(models: ModelServer, tmp_path) ->
     assert models.bodies[0]["messages"] == models.bodies[1]["messages"]
 
 
+def test_a_message_that_failed_is_no_part_of_the_next_request(models: ModelServer, tmp_path) -> None:
+    with terminal(models, tmp_path) as screen:
+        screen.expect("> ")
+        models.refusals.append((400, {"error": {"message": "no", "code": "bad"}}))
+        screen.line("hello")
+        screen.expect("/retry asks again")
+        screen.line("/etc/hosts is what?")
+        screen.expect("one two three")
+        screen.line("//exit does what?")
+        screen.expect("one two three")
+        screen.line("/exit")
+        assert screen.end() == 0
+    said = [[one["content"] for one in body["messages"]] for body in models.bodies]
+    answer = "one two three"
+    assert said[1:] == [["/etc/hosts is what?"], ["/etc/hosts is what?", answer, "/exit does what?"]]
+
+
+def test_an_empty_stdin_is_refused_in_words_of_chat() -> None:
+    done = run("http://127.0.0.1:9", "chat")
+    assert (done.returncode, "run it on a terminal; stdin is empty" in done.stderr) == (2, True)
+    assert "--input" not in done.stderr
+
+
+def test_a_message_without_an_answer_waits_for_retry_alone() -> None:
+    talk = Conversation("m")
+    talk.ask("first")
+    talk.answered("one")
+    talk.ask("second")
+    talk.answered("")
+    assert [one["content"] for one in talk.messages] == ["first", "one"]
+    assert talk.ask_again()
+    assert [one["content"] for one in talk.messages] == ["first", "one", "second"]
+    talk.answered("")
+    talk.ask("third")
+    talk.answered("three")
+    assert talk.ask_again()
+    assert [one["content"] for one in talk.messages] == ["first", "one", "third"]
+    talk.clear()
+    assert not talk.ask_again()
+
+
 def test_what_the_model_says_cannot_steer_the_terminal(models: ModelServer, tmp_path) -> None:
     models.pieces = ["\x1b]0;title\x07", "safe"]
     with terminal(models, tmp_path) as screen:

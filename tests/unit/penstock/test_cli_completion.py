@@ -145,13 +145,13 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_it_is_installed_once_behind_what_the_shells_file_had(home, shell):
     start = home / f".{shell}rc"
-    start.write_text("alias ll='ls -l'")  # without an end of line
+    start.write_bytes(b"alias ll='ls \xe9'")  # in Latin-1, and without an end of line
     for _ in range(2):
         done = run("http://127.0.0.1:9", "completion", shell, "--install")
         assert (done.returncode, str(start) in done.stderr) == (0, True)
     script = home / ".local" / "share" / "penstock" / f"completion.{shell}"
-    before, line = start.read_text().splitlines()
-    assert (before, line.count(str(script))) == ("alias ll='ls -l'", 2)
+    before, line = start.read_bytes().splitlines()
+    assert (before, line.count(str(script).encode())) == (b"alias ll='ls \xe9'", 2)
 
 
 def test_fish_needs_no_line_and_what_cannot_be_written_is_said(home):

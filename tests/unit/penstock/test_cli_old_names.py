@@ -62,6 +62,7 @@ def test_every_old_name_of_the_table_is_tried():
         (("list", "--state", "failed"), ("jobs", "list", "--state", "failed")),
         (("list", "--text"), ("jobs", "list", "--text")),
         (("cancel", ID), ("jobs", "cancel", ID)),
+        (("priority", "--help"), ("jobs", "move", "--help")),
         (("priority", ID, "high"), ("jobs", "move", ID, "--priority", "high")),
         (("priority", "--text", ID, "low"), ("jobs", "move", ID, "--priority", "low", "--text")),
         (("priority", ID, "realtime"), ("jobs", "move", ID, "--priority", "realtime")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_the_options_come_before_the_environment_before_the_file_before_this_fol
         assert target(None, None, None) == Target(FAR, named=True)
         monkeypatch.setenv("PENSTOCK_URL", AT)
         assert target(None, None, None) == Target(AT, named=True)
-        assert target(None, "lab", None) == Target("https://lab.example", named=True)
+        assert target(None, "lab", None) == Target("https://lab.example", "", named=True)
         assert target("http://x", None, None) == Target("http://x", named=True)
         monkeypatch.delenv("PENSTOCK_URL")
         monkeypatch.setenv("PENSTOCK_SERVER", "lab")
@@ -120,10 +121,11 @@ def test_a_key_of_the_file_goes_to_its_server_alone(tmp_path, monkeypatch):
     assert target(None, None, None).api_key == "psk_file"
     assert target(None, None, "psk_given").api_key == "psk_given"
     assert target("https://lab.example", None, None).api_key is None
-    assert target(None, "lab", None).api_key is None
+    assert target(None, "lab", None).api_key == ""
     monkeypatch.setenv("PENSTOCK_API_KEY", "psk_env")
     assert target(None, None, None).api_key is None  # the SDK takes the variable
     assert target(None, "edge", None).api_key == "psk_file"
+    assert target(None, "lab", None).api_key == ""  # the variable is another server's
     known("edge", api_key_env="EDGE_KEY")
     with pytest.raises(click.UsageError, match="EDGE_KEY, which is not set"):
         target(None, "edge", None)
@@ -186,6 +188,9 @@ def test_servers_are_added_used_listed_and_removed(server, file, monkeypatch, ca
         ("no spaces", FAR),
         ("..", FAR),
         ("edge", "edge.example"),
+        ("edge", "http://"),
+        ("edge", "http://[::1"),
+        ("edge", "http://me:hunter2@h.example"),
         ("edge", FAR, "--api-key-env", "X", "--ask-api-key"),
         ("edge", FAR, "--ask-api-key"),  # nothing on stdin
         ("edge", FAR, "--ca-file", "gone.pem"),
@@ -193,7 +198,7 @@ def test_servers_are_added_used_listed_and_removed(server, file, monkeypatch, ca
 )
 def test_a_server_that_cannot_be_is_not_added(file, words):
     done = cli("servers", "add", *words)
-    assert (done.returncode, file.exists()) == (2, False)
+    assert (done.returncode, file.exists(), "hunter2" in done.stderr) == (2, False, False)
 
 
 def test_a_file_that_cannot_be_written_is_said(file):
@@ -225,3 +230,19 @@ def test_a_command_talks_to_the_server_it_names_with_that_servers_key(server, mo
     assert models("--api-key", "psk_3", "models", "list") == (0, "Bearer psk_3")
     monkeypatch.setenv("PENSTOCK_SERVER", "gone")
     assert models("models", "list") == (2, None)
+    _servers.write(Servers({"open": Server(server.url)}, None))
+    monkeypatch.setenv("PENSTOCK_API_KEY", "psk_other")
+    assert models("--server", "open", "models", "list") == (0, None)
+    monkeypatch.setenv("PENSTOCK_SERVER", "open")
+    assert models("models", "list") == (0, "Bearer psk_other")
+
+
+def test_a_password_in_an_address_is_sent_and_never_shown(server):
+    address = server.url.replace("://", "://me:hunter%202@")
+    done = run(address, "status", "--health")
+    assert (done.returncode, "hunter" in done.stdout + done.stderr) == (0, False)
+    expected = "Basic " + base64.b64encode(b"me:hunter 2").decode()
+    assert {one.headers.get("authorization") for one in server.seen} == {expected}
+    for bad in ("http://me:hunter2@127.0.0.1:9", "ftp://me:hunter2@h", "http://me:hunter2@"):
+        done = run(bad, "models", "list")
+        assert (done.returncode in {2, 3}, "hunter2" in done.stdout + done.stderr) == (True, False)

@@ -111,3 +111,24 @@ def test_another_server_at_the_address_is_not_penstock():
     )
     assert "404: what answers is not Penstock, but sends a web page" in listed.stderr
     assert "DOCTYPE" not in status.stderr + listed.stderr
+
+
+def test_health_is_shown_when_nothing_else_answers_and_nothing_is_tried_again(server):
+    away = {"status": "not_ready", "missing": ["redis"], "checks": {"redis": "refused"}}
+    server.faults_of["/health/ready"] = (503, {}, away)
+    for path in ("/v1/models", "/v1/workers", "/v1/queues"):
+        server.faults_of[path] = (503, {}, error("store_unavailable"))
+    done = run(server, "status")
+    (seen,) = lines(done)
+    assert (done.returncode, seen["missing"], seen["checks"]) == (4, ["redis"], {"redis": "refused"})
+    assert (seen["models"], seen["workers"], seen["queues"]) == (None, None, None)
+    assert (done.stderr.count("are not shown"), "trying again" in done.stderr) == (3, False)
+    assert len(server.asked("/v1/models")) == 1
+    done = run(server, "status", "--text")
+    assert (done.returncode, "redis: refused" in done.stdout) == (4, True)
+
+
+def test_a_part_that_fails_costs_that_part_alone(server):
+    server.faults_of["/v1/workers"] = (400, {}, error("unsupported"))
+    done = run(server, "status")
+    assert (done.returncode, lines(done)[0]["workers"], len(lines(done)[0]["queues"])) == (4, None, 1)

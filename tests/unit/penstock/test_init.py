@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from penstock.server.fleet import parts_of_machine
-from penstock.server.init.choice import MODELS, Place, places, suggested
+from penstock.server.init.choice import MODELS, Place, known_size, places, suggested
 from penstock.server.init.text import SECTIONS, written
 from penstock.server.names import check_names
 from penstock.server.settings import UpSettings
@@ -61,6 +61,35 @@ def test_pools_share_the_gpus() -> None:
     assert [one.gpus for one in places(TWO, gpus(3, L4))] == ["0,1", "2"]
     shared = places(TWO, gpus(1, L4))
     assert [(one.gpus, one.shared) for one in shared] == [("0", True), ("0", True)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("known", [{}, {"org/big": 145.4, "org/small": 3.0}])
+def test_a_group_is_a_power_of_two(count, known) -> None:
+    many = [(f"p{n}", "org/small") for n in range(count)] + [("big", "org/big")]
+    for pools in (many, many[-2:], many[-1:]):
+        for one in places(pools, gpus(count, L4), known):
+            assert one.group in {1, 2, 4, 8}
+            assert one.gpus is not None
+            assert len(one.gpus.split(",")) % one.group == 0
+            assert one.group == 1 or known
+            assert "not known" in one.remark or known
+
+
+def test_the_group_follows_the_size_of_the_weights() -> None:
+    def group(model: str, size: float | None, count: int) -> tuple[str | None, int, str]:
+        (one,) = places([("", model)], gpus(count, L4), {} if size is None else {model: size})
+        return one.gpus, one.group, one.remark
+
+    assert group("m", 15.3, 4) == ("0,1,2,3", 1, "")
+    assert group("m", 29.6, 3) == ("0,1", 2, "")
+    assert group("m", 60.0, 4) == ("0,1,2,3", 4, "")
+    gpus_, size, said = group("m", 145.4, 4)
+    assert (gpus_, size, "more than these 96 GB" in said) == ("0,1,2,3", 4, True)
+    assert known_size("/models/Qwen2.5-72B-Instruct/") == known_size("Qwen/Qwen2.5-72B-Instruct") == 145.4
+    assert known_size("org/other") is None
+    text = written("a test", {}, places([("", "org/other")], gpus(2, L4)))
+    assert "set tensor_parallel to 2, 4 or 8" in text
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_an_engine_that_counts_is_believed() -> None:
     assert pulse.read(1400)["tokens_per_s"] == 100.0
 
 
+def test_tokens_of_the_warm_up_are_no_rate() -> None:
+    clock = Clock()
+    pulse = Pulse(clock)
+    assert pulse.read(50) == {"tokens_per_s": None, "jobs_per_s": 0.0, "wait_ms": None}
+    clock.now += 2.0
+    assert pulse.read(50)["tokens_per_s"] == 0.0
+    clock.now += 2.0
+    assert pulse.read(90)["tokens_per_s"] == 20.0
+
+
 def test_an_engine_that_was_started_again_counts_from_nothing() -> None:
     clock = Clock()
     pulse = Pulse(clock)

@@ -78,7 +78,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if .root.Values.valkey.enabled -}}
 redis://{{ .role }}@{{ include "penstock.fullname" .root }}-valkey:6379/0
 {{- else -}}
-{{- $url := required "redis.url is not set: give the address of your Redis or Valkey, or set valkey.enabled=true to try one without replication" .root.Values.redis.url -}}
+{{- $forgotten := ternary ". An upgrade with --set begins with the chart's own values: give your file again (-f FILE), or add --reset-then-reuse-values" "" .root.Release.IsUpgrade -}}
+{{- $url := required (printf "redis.url is not set: give the address of your Redis or Valkey, or set valkey.enabled=true to try one without replication%s" $forgotten) .root.Values.redis.url -}}
 {{- if .root.Values.redis.users -}}
 {{- $parts := splitn "://" 2 $url -}}
 {{ $parts._0 }}://{{ .role }}@{{ $parts._1 }}
