@@ -55,6 +55,7 @@ CONTAINERS = (
 )
 PROMETHEUS = VENV / "tools" / "prometheus"
 LOG_TAIL_LINES = 15
+SAY_EVERY_S = 15.0  # while a command is silent, since its output is in the log
 
 
 class SetupError(Exception):
@@ -114,17 +115,25 @@ def logged(command: list[str], log: IO[bytes], env: dict[str, str] | None = None
 
     It inherits the lock: a pip that outlives a killed set-up keeps the next one waiting.
     """
-    done = subprocess.run(
-        command,
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-        cwd=cwd,
-        env=env,
-        check=False,
-        close_fds=False,
-    )
-    return done.returncode
+    with subprocess.Popen(
+        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=cwd, env=env, close_fds=False
+    ) as running:
+        started = time.monotonic()
+        while True:
+            try:
+                return running.wait(SAY_EVERY_S)
+            except KeyboardInterrupt:
+                running.kill()
+                raise
+            except subprocess.TimeoutExpired:
+                say(
+                    f"still at it after {time.monotonic() - started:.0f} s; {count_installed()} packages are installed"
+                )
+
+
+def count_installed() -> int:
+    """Count the packages in the venv."""
+    return sum(1 for _ in VENV.glob("lib/python*/site-packages/*.dist-info"))
 
 
 def run_logged(command: list[str], what: str) -> None:
@@ -216,7 +225,8 @@ def install(flavour: str) -> None:
         set_up_libnuma()
         say("CPU build of torch (190 MB)")
         install_torch_cpu()
-    say(f"{packages} packages from {lock}; the first time this takes minutes")
+    size = "; .venv grows to 3.5 GB" if flavour == "cpu" else ""
+    say(f"{packages} packages from {lock}{size}; the first time this takes minutes")
     install_lock(lock)
     say("penstock itself, editable")
     if flavour == "client":

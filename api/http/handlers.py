@@ -123,13 +123,13 @@ def _no_coordinator(error: NoCoordinatorError) -> ApiError:
 
 def _full(error: QueueFullError) -> ApiError:
     whose = "" if error.tenant is None else f" for {error.tenant}"
-    return _rate_limit(f"Queue full: {error.depth} jobs are waiting{whose}", "queue_full", error.retry_ms)
+    waiting = "1 job is" if error.depth == 1 else f"{error.depth} jobs are"
+    return _rate_limit(f"Queue full: {waiting} waiting{whose}", "queue_full", error.retry_ms)
 
 
 def _busy(error: BusyError) -> ApiError:
-    return _rate_limit(
-        f"GPU busy: {error.active} jobs are running or about to run", "gpu_busy", error.retry_ms
-    )
+    running = "1 job is" if error.active == 1 else f"{error.active} jobs are"
+    return _rate_limit(f"GPU busy: {running} running or about to run", "gpu_busy", error.retry_ms)
 
 
 def _rate_limit(message: str, code: str, retry_ms: int) -> ApiError:

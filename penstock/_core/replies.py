@@ -66,7 +66,12 @@ def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
     body = _content(reply.body)
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
         fields = body["error"]
-    message = fields.get("message") or reply.body[:200].decode(errors="replace").strip() or "no message"
+    message = (
+        fields.get("message")
+        or _foreign(reply)
+        or reply.body[:200].decode(errors="replace").strip()
+        or "no message"
+    )
     return status_error_class(reply.status)(
         str(message),
         status=reply.status,
@@ -103,6 +108,14 @@ def ended_error(job: Job) -> JobEndedError | None:
     if job.state == "expired":
         return JobExpiredError(f"{job.id} expired before it was done", job=job)
     return None
+
+
+def _foreign(reply: Reply) -> str | None:
+    """Say of a web page that it is not an answer of Penstock; None for anything else, and for what a proxy says of a 5xx."""
+    page = reply.headers.get("content-type", "").lower().startswith("text/html")
+    if not page or reply.status >= 500:
+        return None
+    return "what answers is not Penstock, but sends a web page: is this the server's address?"
 
 
 def _content(body: bytes) -> Any:

@@ -62,8 +62,13 @@ def message_of(error: PenstockError) -> str:
     text = _one_line(error)
     if isinstance(error, errors.APIConnectionError) and not error.sent:
         text = f"{text}. Is the server running? Set --url or PENSTOCK_URL."
-    if isinstance(error, errors.RateLimitedError) and error.retry_after is not None:
-        text = f"{text} (try again in {error.retry_after:g} s)"
+    if isinstance(error, errors.RateLimitedError):
+        if (
+            error.retry_after is not None and "retry in" not in text
+        ):  # the server's own sentence mostly has it
+            text = f"{text} (try again in {error.retry_after:g} s)"
+        if error.code == "queue_full":
+            text = f"{text}. See what waits: penstock queue list, penstock jobs list --state queued"
     if isinstance(error, errors.ServerError) and error.request_id:
         text = f"{text} (request {error.request_id})"
     return "; ".join([text, *getattr(error, "__notes__", ())])

@@ -132,22 +132,26 @@ def standing(job: Job) -> str:
 
 
 def jobs_table(jobs: Iterable[Job]) -> None:
-    """Print jobs, a line each: their place if any waits, and how they went if both fit."""
+    """Print jobs, a line each: their place if any waits, and how they went; fewer columns on a narrow terminal."""
     listed = list(jobs)
     waits = any(job.position is not None for job in listed)
-    went = not waits or screen().width >= _ROOMY
+    roomy = screen().width >= _ROOMY
     columns: Columns[Job] = [
         Column("id", lambda job: job.id),
         Column("state", lambda job: job.state),
         Column("model", lambda job: job.model, cut=True),
-        Column("priority", lambda job: job.priority, cut=True),
+        Column("priority", lambda job: job.priority, cut=True) if roomy else None,
         Column("created", lambda job: ago(job.created_at)),
         Column("position", lambda job: _or_blank(job.position)) if waits else None,
-        Column("eta", lambda job: "" if job.eta_s is None else about(job.eta_s)) if waits else None,
-        Column("tokens", lambda job: str(job.usage.total_tokens) if job.usage else "") if went else None,
-        Column("total ms", lambda job: _or_blank(job.timings.total_ms)) if went else None,
+        Column("eta", lambda job: "" if job.eta_s is None else about(job.eta_s)) if waits and roomy else None,
+        Column("tokens", lambda job: str(job.usage.total_tokens) if job.usage else "")
+        if roomy or not waits
+        else None,
+        Column("total ms", lambda job: _or_blank(job.timings.total_ms)) if roomy else None,
     ]
     _print(columns, listed, "no jobs")
+    if listed and not roomy:
+        note("A wider terminal, or --json, shows more of them.")
 
 
 def dead_table(jobs: Iterable[Job]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.bulk.workdir import Workdir
     from penstock.cli.batch_options import Making
     from penstock.cli.batch_screen import Screen
+    from penstock.errors import PenstockError
 
 _EMBEDDED_WINDOW = "365d"
 """An embedded run has no deadline: it may be stopped on Friday and resumed a week later."""
@@ -96,7 +97,7 @@ class Run:
         from penstock.bulk import outputs
         from penstock.bulk.problems import InputError
         from penstock.bulk.run import collect, submit
-        from penstock.errors import APIStatusError, PenstockError
+        from penstock.errors import PenstockError
 
         began = time.monotonic()
         state, ask = workdir.state, self.ask
@@ -116,11 +117,7 @@ class Run:
             try:
                 batch = submit(client, workdir, how, self.screen)
             except PenstockError as exc:
-                if state.batch_id is None:
-                    if isinstance(exc, APIStatusError) and exc.status < 500 and exc.status not in _CURABLE:
-                        workdir.remove()  # refused: there is nothing to resume
-                    elif self._resumable:
-                        note(f"The rows are kept in {workdir.path}.\n  resume: {again(ask)}")
+                self._keep_or_remove(workdir, exc)
                 raise
             batch = collect(client, workdir, how, self.screen)
         if batch.status == "failed":
@@ -132,6 +129,19 @@ class Run:
         if verdict.ok:
             workdir.remove()
         return batch, verdict, workdir.path, time.monotonic() - began
+
+    def _keep_or_remove(self, workdir: Workdir, exc: PenstockError) -> None:
+        """Keep the rows of a batch that was not accepted, and say how to resume, unless that would be refused again."""
+        from penstock.errors import APIStatusError
+
+        if isinstance(exc, APIStatusError) and exc.code == "lane_not_allowed":
+            workdir.remove()  # a resumed run would ask for the same lane
+            exc.add_note("choose another lane with --priority LANE")
+        elif workdir.state.batch_id is None:
+            if isinstance(exc, APIStatusError) and exc.status < 500 and exc.status not in _CURABLE:
+                workdir.remove()  # refused: there is nothing to resume
+            elif self._resumable:
+                note(f"The rows are kept in {workdir.path}.\n  resume: {again(self.ask)}")
 
     def _place(self, workdir: Workdir) -> None:
         """Decide where it runs; a resumed run has decided that before."""

@@ -9,7 +9,8 @@ import click
 from click import option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, OK, REFUSED, exit_code, message_of, note, worse
+from penstock.cli._exits import EXIT_CODES, OK, REFUSED, exit_code, fail, message_of, note, worse
+from penstock.cli._local import running_here
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.queue import show_queues
 
@@ -36,7 +37,7 @@ def status(console: Console, *, only_health: bool) -> None:
     is null.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        health = client.health()
+        health = _health(client)
         code = OK if health.ready else REFUSED
         if only_health:
             console.show(health, lambda health: output.health_lines(health, client.base_url))
@@ -45,8 +46,24 @@ def status(console: Console, *, only_health: bool) -> None:
         else:  # to try again would only keep the reader waiting
             with console.client(max_retries=0) as once:
                 code = worse(code, _show(console, once, health))
+        here = client.base_url == running_here()
+    if here and not health.ready and not console.json:
+        note(
+            "`penstock up` of this folder starts again what was lost. Its terminal says how long that takes."
+        )
     if code != OK:
         raise SystemExit(code)
+
+
+def _health(client: Penstock) -> Health:
+    from penstock.errors import APIStatusError
+
+    try:
+        return client.health()
+    except APIStatusError as error:
+        if error.code is None and error.status < 500:  # all errors of Penstock have a code
+            fail(f"what answers at {client.base_url} is not Penstock; name the server with --url", REFUSED)
+        raise
 
 
 def _show(console: Console, client: Penstock, health: Health) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
+from penstock.server.again import Serving, tell
 from penstock.server.child import Child, ChildSpec, how, kill_group, spawn
 from penstock.server.endings import Endings
 from penstock.server.guardian import Guardian
@@ -53,6 +54,8 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._steady = False
+        self._serving: Serving | None = None
+        self._told: set[asyncio.Task[None]] = set()
 
     @property
     def pids(self) -> dict[str, int]:
@@ -163,20 +166,27 @@ class Supervisor:
                 with suppress(asyncio.CancelledError, Exception):  # what it raised was raised above
                     await pending
 
-    async def supervise(self) -> None:
+    async def supervise(self, serving: Serving | None = None) -> None:
         """From now on restart children that end; return when a stop is asked for, or when all have finished.
+
+        Args:
+            serving: waits until a child that was started again does its work. Meanwhile its time is told, and then
+                that it serves. None: nothing is told.
 
         Raises:
             ChildEndedError: a child ended for good just before.
         """
         if self._failed.done():
             self._failed.result()
-        self._steady = True
+        self._steady, self._serving = True, serving
         await self._stop.wait()
 
     async def stop(self) -> None:
         """Stop every child, rank by rank: SIGTERM; SIGKILL to its group when its time is up or on a hurry."""
         self._stop.set()
+        for task in self._told:
+            task.cancel()
+        await asyncio.gather(*self._told, return_exceptions=True)
         for rank in sorted({child.spec.stop_rank for child in self._children.values()}):
             of_rank = [child for child in self._children.values() if child.spec.stop_rank == rank]
             await asyncio.gather(*(self._stop_child(child) for child in of_rank))
@@ -261,6 +271,13 @@ class Supervisor:
         self._guardian.add(child.process.pid)
         if self._stop.is_set():  # asked for meanwhile: the stop has passed this child by
             kill_group(child.process.pid)
+        elif self._serving is not None:
+            told = asyncio.create_task(
+                tell(child.spec.name, child.process, self._serving, self._report),
+                name=f"tell {child.spec.name}",
+            )
+            self._told.add(told)
+            told.add_done_callback(self._told.discard)
         return True
 
     async def _stop_child(self, child: Child) -> None:

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -93,7 +94,7 @@ async def _up(
             if first is not None:
                 screen.admin_key(first)
             async with followed(rollouts):
-                await supervisor.supervise()
+                await supervisor.supervise(partial(_serving, plan))
     except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
@@ -197,6 +198,28 @@ async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
         _listens, "127.0.0.1", plan.flower_port
     ):
         waiting("flower")
+        await asyncio.sleep(_PROBE_EVERY_S)
+
+
+async def _serving(plan: Plan, name: str, pid: int) -> None:
+    """Wait until a process that was started again does its work."""
+    if name == "api":
+        await _until(lambda: _missing(plan) != "api")
+    elif name == "flower":
+        await _until(lambda: _listens("127.0.0.1", plan.flower_port or 0))
+    else:
+        until = until_coordinated if name == "coordinator" else until_alive
+        pids = (
+            set() if name == "redis" else {pid}
+        )  # nobody's lease is asked for: it is enough that it answers
+        await until(plan.redis_url, plan.settings, lambda: pids, lambda _: None)
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    """Look in a thread until it is true."""
+    while True:
+        if await asyncio.to_thread(true):
+            return
         await asyncio.sleep(_PROBE_EVERY_S)
 
 

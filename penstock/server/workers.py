@@ -49,6 +49,9 @@ async def _supervise(parts: Sequence[Part]) -> None:
     async def ended(pid: int) -> None:
         await end_lease(settings.redis_url, settings, pid)
 
+    async def serving(_: str, pid: int) -> None:
+        await until_alive(settings.redis_url, settings, lambda: {pid}, lambda _: None)
+
     try:
         async with AsyncExitStack() as stack:
             for part in parts:
@@ -64,7 +67,7 @@ async def _supervise(parts: Sequence[Part]) -> None:
                 )
             )
             click.echo(f"{len(parts)} workers are ready on {platform.node()}")
-            await supervisor.supervise()
+            await supervisor.supervise(serving)
     except (ChildEndedError, StoreError) as error:
         raise WorkersStartError(str(error)) from error
     except StoppedError:

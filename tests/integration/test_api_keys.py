@@ -142,7 +142,7 @@ async def test_a_key_names_its_tenant_and_brings_its_bounds(http: httpx.AsyncCli
     error = got.json()["error"]
     wait = got.headers["retry-after"]
     assert error["code"] == "queue_full"
-    assert error["message"] == f"Queue full: 1 jobs are waiting for bob; retry in {wait} s"
+    assert error["message"] == f"Queue full: 1 job is waiting for bob; retry in {wait} s"
     assert 1 <= int(wait) <= 120
     assert await tenants(http) == {"alice": 2, "bob": 1}
 

@@ -247,6 +247,7 @@ def test_a_process_that_dies_comes_back(shared, victim):
             return False
 
     wait_until(serves, 30)
+    wait_until(lambda: one.printed(f"{victim} serves again"))
     assert complete(one.url)["choices"]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -401,3 +402,15 @@ def test_a_key_that_no_header_can_carry_is_a_usage_error(server, key):
     assert "Traceback" not in done.stderr
     assert "hun" not in done.stderr
     assert server.seen == []
+
+
+@pytest.mark.parametrize("state", ["queued", "succeeded"])
+def test_the_list_of_jobs_fits_80_columns(server, monkeypatch, state):
+    server.jobs = [job(state=state, position=1234 if state == "queued" else None, eta_s=99)]
+    monkeypatch.setitem(ENV, "COLUMNS", "80")
+    code, shown = on_terminal(server, "jobs", "list")
+    heads, line, noted = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert (code, heads.split()[:4]) == (0, ["id", "state", "model", "created"])
+    assert ID in line
+    assert max(len(heads), len(line)) <= 80
+    assert noted == "A wider terminal, or --json, shows more of them."

@@ -201,6 +201,18 @@ def test_a_refusal_that_may_be_mended_keeps_what_was_made(server, folder, prompt
     assert len(server.bulk.files) == len(server.bulk.runs) == 1
 
 
+def test_a_refused_lane_is_another_command_and_not_a_resumed_one(server, folder, prompts):
+    server.faults_of["/v1/batches"] = (403, {}, error("lane_not_allowed", "its lanes are: normal"))
+    done = run(server, "batch", "run", prompts, "-o", "out.jsonl", "--model", "m")
+    assert done.returncode == 4
+    assert "its lanes are: normal; choose another lane with --priority LANE" in done.stderr
+    assert "resume" not in done.stderr
+    assert names(folder) == ["p.txt"]
+    server.faults_of.clear()
+    again = run(server, "batch", "run", prompts, "-o", "out.jsonl", "--model", "m", "--priority", "normal")
+    assert again.returncode == 0, again.stderr
+
+
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_corrected_command_takes_the_place_of_one_that_sent_nothing(server, folder, prompts, sent):
     path = "/v1/batches" if sent else "/v1/files"

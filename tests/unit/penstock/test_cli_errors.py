@@ -228,3 +228,13 @@ def test_odd_text_is_no_traceback(server: Double, args):
 def test_help_has_a_short_option(server):
     assert run(server, "-h").stdout == run(server, "--help").stdout
     assert "Exit codes:" in run(server, "files", "get", "-h").stdout
+
+
+def test_a_full_queue_says_once_when_to_try_again_and_what_else_to_do(server):
+    full = error("queue_full", "Queue full: 1 job is waiting; retry in 0 s")
+    server.faults_of["/v1/jobs"] = (429, {"retry-after": "0"}, full)
+    last = run(server, "submit", "hello", "--model", "m").stderr.splitlines()[-1]
+    assert last == (
+        "penstock: 429 queue_full: Queue full: 1 job is waiting; retry in 0 s."
+        " See what waits: penstock queue list, penstock jobs list --state queued"
+    )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
+from penstock.server.address import announced
 from tests.unit.penstock.double import error, pool, worker
 from tests.unit.penstock.test_cli import lines, run
 
@@ -77,6 +83,34 @@ def test_health_alone_asks_nothing_else(server):
 def test_a_server_that_is_away_is_exit_code_3():
     done = run("http://127.0.0.1:9", "status")
     assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_a_server_of_this_folder_that_is_not_ready_is_being_mended(server, tmp_path, monkeypatch):
+    server.faults_of["/health/ready"] = (503, {}, NOT_READY)
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path))
+    words = "`penstock up` of this folder starts again what was lost"
+    assert words not in run(server, "status", "--text").stderr
+    with announced(tmp_path, server.url):
+        assert words in run(server, "status", "--text").stderr
+        assert run(server, "status").stderr == ""
+
+
+def test_another_server_at_the_address_is_not_penstock():
+    """As Python's own file server answers, whose 404 is a web page."""
+    handler = partial(SimpleHTTPRequestHandler, directory=os.devnull)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as other, ThreadPoolExecutor() as pool:
+        pool.submit(other.serve_forever, 0.05)
+        url = f"http://127.0.0.1:{other.server_port}"
+        try:
+            status, listed = run(url, "status"), run(url, "jobs", "list")
+        finally:
+            other.shutdown()
+    assert (status.returncode, listed.returncode) == (4, 4)
+    assert status.stderr.endswith(
+        f"penstock: what answers at {url} is not Penstock; name the server with --url\n"
+    )
+    assert "404: what answers is not Penstock, but sends a web page" in listed.stderr
+    assert "DOCTYPE" not in status.stderr + listed.stderr
 
 
 def test_health_is_shown_when_nothing_else_answers_and_nothing_is_tried_again(server):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.server import endings
+from penstock.server import again, endings
 from penstock.server import supervisor as supervisor_module
 from penstock.server.child import ChildSpec
 from penstock.server.guardian import Guardian
@@ -195,6 +195,32 @@ async def test_a_child_that_ends_later_is_started_again(spec, lines):
     await running
     await supervisor.stop()
     assert not alive(supervisor.pids["worker"])
+
+
+@pytest.mark.asyncio
+async def test_of_a_child_that_is_started_again_its_time_is_told_and_that_it_serves(spec, lines, monkeypatch):
+    monkeypatch.setattr(again, "_TELL_EVERY_S", 0.02)
+    serves = asyncio.Event()
+    asked = []
+
+    async def serving(name, pid):
+        asked.append((name, pid))
+        await serves.wait()
+
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("worker", SLEEP))
+    running = asyncio.create_task(supervisor.supervise(serving))
+    await asyncio.sleep(0)
+    first = supervisor.pids["worker"]
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: "worker is loading again (0 s)" in lines[1:])
+    serves.set()
+    await until(lambda: lines[-1] == "worker serves again (0 s)")
+    assert asked == [("worker", supervisor.pids["worker"])]
+    assert supervisor.pids["worker"] != first
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
 
 
 @pytest.mark.asyncio
