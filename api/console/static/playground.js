@@ -17,6 +17,8 @@ const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
 /** The conversation so far: {role, content}. */
 let said = [];
 let running = null;
+/** Changes with "Clear": an answer to an earlier conversation belongs nowhere. */
+let conversation = 0;
 
 const chat = () => field("way").value === "chat";
 
@@ -117,6 +119,7 @@ function take(chunk, seen, place) {
 
 async function send(text) {
   const began = performance.now();
+  const mine = conversation;
   const body = request(text);
   const path = chat() ? CHAT : COMPLETION;
   const asked = turn("user", text);
@@ -146,6 +149,7 @@ async function send(text) {
   } catch (error) {
     why = error.name === "AbortError" ? "stopped" : error.message;
   }
+  if (mine !== conversation) return;
   running = null;
   place.facts.textContent = figures(seen, began, firstAt, seen.last);
   const job = seen.last.penstock?.job_id;
@@ -194,12 +198,12 @@ field("prompt").addEventListener("keydown", (event) => {
 by("stop").addEventListener("click", () => running?.abort());
 by("clear").addEventListener("click", () => {
   running?.abort();
+  running = null;
+  conversation += 1;
   said = [];
   turns.replaceChildren();
   by("empty").hidden = false;
-  by("status").textContent = "";
-  showCode();
-  field("prompt").focus();
+  busy(false, "");
 });
 by("copy").addEventListener("click", async () => {
   by("status").textContent = await copy(by("code"));
