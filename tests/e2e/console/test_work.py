@@ -77,7 +77,7 @@ def test_a_conversation_is_streamed_stopped_and_shown_as_code(page: Page, stack:
     expect(status).to_have_text("The answer is complete.")
     expect(page.locator(".turn")).to_have_count(2)
     expect(code).to_contain_text("Another subject")
-    assert "Go on" not in code.inner_text()  # what was streamed when the conversation ended is no part of the next
+    assert "Go on" not in code.inner_text()  # nothing of the conversation before
 
     page.get_by_label("Completion").check()
     page.get_by_label("Most tokens").fill("3")
