@@ -19,6 +19,8 @@ let said = [];
 let running = null;
 /** The last call as it was sent: {path, chat, body}; null before the first. */
 let sent = null;
+/** Changes with "Clear": an answer to an earlier conversation belongs nowhere. */
+let conversation = 0;
 
 const chat = () => field("way").value === "chat";
 
@@ -118,6 +120,7 @@ function take(chunk, seen, place) {
 
 async function send(text) {
   const began = performance.now();
+  const mine = conversation;
   sent = call(text);
   const { path, body } = sent;
   const asked = turn("user", text);
@@ -147,6 +150,7 @@ async function send(text) {
   } catch (error) {
     why = error.name === "AbortError" ? "stopped" : error.message;
   }
+  if (mine !== conversation) return;
   running = null;
   place.facts.textContent = figures(seen, began, firstAt, seen.last);
   const job = seen.last.penstock?.job_id;
@@ -195,13 +199,13 @@ field("prompt").addEventListener("keydown", (event) => {
 by("stop").addEventListener("click", () => running?.abort());
 by("clear").addEventListener("click", () => {
   running?.abort();
+  running = null;
+  conversation += 1;
   said = [];
   sent = null;
   turns.replaceChildren();
   by("empty").hidden = false;
-  by("status").textContent = "";
-  showCode();
-  field("prompt").focus();
+  busy(false, "");
 });
 by("copy").addEventListener("click", async () => {
   by("status").textContent = await copy(by("code"));

@@ -73,6 +73,17 @@ def test_a_conversation_is_streamed_stopped_and_shown_as_code(page: Page, stack:
         expect(code).to_contain_text(word)
     check_accessible(page)
 
+    say(page, "Go on")
+    expect(page.locator(".turn-assistant").last.locator("> .turn-text")).not_to_be_empty()
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    page.get_by_label("Most tokens").fill("5")
+    say(page, "Another subject")
+    expect(status).to_have_text("The answer is complete.")
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(code).to_contain_text("Another subject")
+    assert "Go on" not in code.inner_text()  # nothing of the conversation before
+
     page.get_by_label("Completion").check()
     page.get_by_label("Most tokens").fill("3")
     page.get_by_label("Prompt", exact=True).fill("Once")
