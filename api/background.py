@@ -35,8 +35,8 @@ START_PATIENCE_S = 2.0
 INFO_GAP_S = 5.0
 """Least time between two reads of Redis's own metrics, and of those of webhooks."""
 
-BACKLOG_GAP_S = 10.0
-"""Longest time between two reads of the backlogs of pools for the gauges."""
+BACKLOG_ROUNDS = 10
+"""The gauges of backlogs are read anew in each tenth round: that reads every batch that runs."""
 
 
 @asynccontextmanager
@@ -204,11 +204,6 @@ async def _take_pools_over(services: Services) -> None:
         log.warning("pool_settings_ignored", pools=kept)
 
 
-def backlog_gap_s(took_s: float) -> float:
-    """Return how long the gauges of backlogs hold, by how long the read took: it reads every batch that runs."""
-    return min(BACKLOG_GAP_S, 50 * took_s)
-
-
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
@@ -230,7 +225,7 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
                     (pool, backlog, catalogue.replica(pool), catalogue.declares(pool))
                     for pool, backlog in read.items()
                 )
-                backlogs_at = began_s + backlog_gap_s(time.monotonic() - began_s)
+                backlogs_at = began_s + BACKLOG_ROUNDS * services.settings.catalogue_refresh_s
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())
