@@ -71,4 +71,4 @@ def test_two_teams_in_ten_commands(shell: dict[str, str], tmp_path: Path) -> Non
     assert acts == ["key.create", "key.create", "tenant.set", "tenant.set"]
     admin = tmp_path / ".penstock" / "admin.key"
     assert admin.stat().st_mode & 0o777 == 0o600
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "research.jsonl").read_text().splitlines()) == 2
