@@ -20,8 +20,8 @@ from api.http.pings import pings
 from api.http.sse import HEADERS
 
 PERIOD_S: Final = 2.0
-_SHARE: Final = 10
-"""The more pages are open, and the longer they take, the less often each is made: all together get a tenth of the time."""
+_SHARE: Final = 50
+"""The more pages are open, and the longer they take, the less often each is made: all together get a fiftieth of the time."""
 
 _LONGEST_PAUSE_S: Final = 60.0
 _LONGEST_S: Final = 15 * 60.0
