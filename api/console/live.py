@@ -21,7 +21,7 @@ from api.http.sse import HEADERS
 
 PERIOD_S: Final = 2.0
 _SHARE: Final = 50
-"""The more pages are open, and the longer they take, the less often each is made: all together get a fiftieth of the time."""
+"""The more pages are open, and the longer they take, the less often each is made: together they get a fiftieth of it."""
 
 _LONGEST_PAUSE_S: Final = 60.0
 _LONGEST_S: Final = 15 * 60.0
