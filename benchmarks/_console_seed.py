@@ -183,7 +183,7 @@ class House:
         await asyncio.gather(*(client() for _ in range(_AT_ONCE)))
 
     async def _claim(self, count: int) -> list[tuple[str, Claim]]:
-        """Claim jobs for the workers in turn, until so many are claimed."""
+        """Claim this many jobs, for the workers in turn."""
         claims: list[tuple[str, Claim]] = []
         while len(claims) < count:
             before = len(claims)

@@ -137,8 +137,9 @@ def _backlog(
 
 
 def _due(view: PoolView, waiting: Mapping[Lane, int], lane: Lane, in_s: float) -> Due:
-    """Return a deadline of a lane, with what waits up to it. The mean run of bulk stands in for that of the other lanes, or
-    the other way round.
+    """Return a deadline of a lane, with the jobs that wait up to it.
+
+    If only one of the two mean runs is known, that of bulk or that of the other lanes, it is used for both.
     """
     upto = [waiting[one] for one in Lane][: list(Lane).index(lane) + 1]
     bulk = waiting[Lane.BULK] if lane is Lane.BULK else 0

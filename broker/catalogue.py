@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import msgspec
-
 from broker.jobs import JobStore
+from broker.models import KnownWorker, Model, declare, read_model, read_worker, with_heirs
 from broker.registry import Marks
-from jobs import capabilities
-from jobs.adapters import Offered
-from jobs.capabilities import Capabilities
 from jobs.declared import DeclaredPool
 from jobs.placement import Device, Offer, Placement, rank
 from jobs.poison import Remembered
@@ -25,77 +20,6 @@ from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
 """Shortest time between refreshes after a miss, so that requests for unknown models do not load Redis."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model as one pool serves it, by its workers' registration.
-
-    Attributes:
-        name: the engine's name for it.
-        pool: the pool whose workers serve it.
-        card: its entry in ``GET /v1/models``.
-        created: when it was first served, in seconds; 0: unknown.
-        endpoints: the endpoints that it supports; empty: unknown.
-        max_model_len: context length in tokens; None: unknown.
-        max_token_bytes: UTF-8 bytes of the longest token; None: unknown.
-        max_output_tokens: most completion tokens that a request may ask for; None: unknown.
-        prompt_overhead: most tokens added around a prompt; None: its workers cannot count tokens.
-        aliases: its further names.
-        device: the device of the worker that registered it.
-        engine: that worker's kind of engine; None: it did not say.
-        capabilities: what it can do.
-        capacity: jobs that a worker with it runs at once; None: unknown.
-        start_s: how long its engine took to start; None: unknown.
-        adapter: what is known of it, if it is a LoRA adapter that an operator has declared; None: it is none.
-    """
-
-    name: str
-    pool: str = "default"
-    card: Mapping[str, Any] = field(default_factory=dict)
-    created: int = 0
-    endpoints: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    max_token_bytes: int | None = None
-    max_output_tokens: int | None = None
-    prompt_overhead: int | None = None
-    aliases: tuple[str, ...] = ()
-    device: Device = field(default_factory=Device)
-    engine: str | None = None
-    capabilities: Capabilities = field(default_factory=Capabilities)
-    capacity: int | None = None
-    start_s: float | None = None
-    adapter: Offered | None = None
-
-    @property
-    def base(self) -> str:
-        """The name of the model that workers register for it: an adapter's base, else its own."""
-        return (self.capabilities.adapter_of or self.name) if self.adapter else self.name
-
-    @property
-    def broken(self) -> str | None:
-        """Why no live worker of its pool can load it; None: it is no adapter, or one can, or has not tried."""
-        return None if self.adapter is None else self.adapter.broken
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be listed: a declared adapter is as soon as a worker has it, and while it is not broken."""
-        return self.adapter is None or (self.adapter.ready and self.broken is None)
-
-    def open_to(self, tenant: str) -> bool:
-        """Whether a tenant may know of it: an adapter may belong to one."""
-        return self.adapter is None or self.adapter.of(tenant)
-
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    incarnation: str
-    pool: str
-    device: Device
-    capacity: int
-    running: int
-    state: WorkerState
-    shares_storage: bool
 
 
 class Catalogue:
@@ -116,7 +40,7 @@ class Catalogue:
         self._aliases: dict[str, str] = {}
         self._given: Mapping[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
-        self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        self._live: dict[tuple[str, str], tuple[KnownWorker, ...]] = {}
         self._declared: Mapping[str, DeclaredPool] = {}
         self._scaling: frozenset[tuple[str, str]] = frozenset()
         self._sharing: dict[str, bool] = {}
@@ -335,16 +259,16 @@ class Catalogue:
         rows = await self._store.models()  # afterwards: so the models of every live worker are among them
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
-            models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
+            models.setdefault(facts["name"], {})[facts["pool"]] = read_model(facts)
         given = await self._store.aliases()
         declared = await self._store.declared()
         served = {said.get("pool", "default") for said in workers}
         everything = await self._store.all_pools()
         if declared:
             self._marks = await self._store.marks(sorted(everything))
-            declared = _with_heirs(declared, self._marks.forward)
+            declared = with_heirs(declared, self._marks.forward)
         known = {facts["pool"] for facts in rows} | served | declared.keys()
-        scaling = _declare(models, declared, served)
+        scaling = declare(models, declared, served)
         self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
@@ -365,10 +289,10 @@ class Catalogue:
             **{alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases},
             **given,
         }
-        live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        live: dict[tuple[str, str], tuple[KnownWorker, ...]] = {}
         sharing: dict[str, bool] = {}
         for said in workers:
-            worker = _worker(said)
+            worker = read_worker(said)
             sharing[worker.pool] = worker.shares_storage and sharing.get(worker.pool, True)
             for name in said.get("models", ()):
                 live[worker.pool, name] = (*live.get((worker.pool, name), ()), worker)
@@ -379,77 +303,3 @@ class Catalogue:
         waiting = {pool for (pool, _), depth in depths.items() if depth and pool in others}
         self.pools = tuple(sorted(known | waiting)) or ("default",)
         self._read_at = time.monotonic()
-
-
-def _with_heirs(declared: Mapping[str, DeclaredPool], forward: Mapping[str, str]) -> dict[str, DeclaredPool]:
-    """Add the pools to which declared ones forward: a new version scales from zero as the one before it did."""
-    found = dict(declared)
-    for pool, one in sorted(declared.items()):
-        way = [pool]
-        while (to := forward.get(way[-1])) is not None and to not in way:
-            way.append(to)
-        found.setdefault(way[-1], one)
-    return found
-
-
-def _declare(
-    models: dict[str, dict[str, Model]], declared: Mapping[str, DeclaredPool], served: Collection[str]
-) -> frozenset[tuple[str, str]]:
-    """Add the models of pools that scale from zero, and return them all as (pool, model).
-
-    A model that workers of the pool have registered stays as they did, with all that is known of it. Another one that the
-    pool has registered is not what its next worker will serve.
-
-    Args:
-        models: by name and pool; changed.
-        declared: by pool. What was declared of another pool, which forwards to this one, says less than what this one's
-            workers have registered.
-        served: pools with a live worker, which serves what it registered and nothing else.
-    """
-    scaling = set()
-    for pool, one in declared.items():
-        registered = {by_pool[pool].base for by_pool in models.values() if pool in by_pool}
-        if one.model in registered or (registered and one.pool != pool):
-            scaling |= {(pool, name) for name in registered}
-        elif pool not in served:
-            scaling.add((pool, one.model))
-            model = Model(one.model, pool, aliases=one.aliases, device=one.runs_on)
-            models.setdefault(one.model, {})[pool] = model
-    return frozenset(scaling)
-
-
-def _model(facts: Mapping[str, Any]) -> Model:
-    return Model(
-        name=facts["name"],
-        pool=facts["pool"],
-        card=facts.get("card") or {},
-        created=facts.get("created") or 0,
-        endpoints=tuple(facts.get("endpoints") or ()),
-        max_model_len=facts.get("max_model_len"),
-        max_token_bytes=facts.get("max_token_bytes"),
-        max_output_tokens=facts.get("max_output_tokens"),
-        prompt_overhead=facts.get("prompt_overhead"),
-        aliases=tuple(facts.get("aliases") or ()),
-        device=_device(facts),
-        engine=facts.get("engine"),
-        capabilities=capabilities.read(facts.get("capabilities")),
-        capacity=facts.get("capacity"),
-        start_s=facts.get("start_s"),
-        adapter=msgspec.convert(facts["adapter"], Offered) if "adapter" in facts else None,
-    )
-
-
-def _worker(said: Mapping[str, Any]) -> _Worker:
-    return _Worker(
-        said["incarnation"],
-        said.get("pool", "default"),
-        _device(said),
-        said.get("capacity") or 0,
-        said.get("running") or 0,
-        WorkerState.read(said.get("state")),
-        said.get("shares_storage") is True,
-    )
-
-
-def _device(said: Mapping[str, Any]) -> Device:
-    return Device(said.get("device"), said.get("device_memory_bytes"), said.get("devices") or 1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from broker.catalogue import Catalogue, Model
+from broker.catalogue import Catalogue
+from broker.models import Model
 from broker.tenants import TenantStore
 from coordinator.context import ChangedError, Context
 from coordinator.digests import Digests, same_id, tag_of

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.http.errors import ApiError, invalid
-from broker.catalogue import Model
+from broker.models import Model
 from jobs.abilities import lack
 from jobs.endpoints import RESPONSES
 from jobs.poison import Remembered, kind_of

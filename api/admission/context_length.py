@@ -24,7 +24,7 @@ from api.admission.media import NOTHING, Brought
 from api.admission.media_rights import tokens_of
 from api.http.errors import ApiError, invalid
 from api.services import Services
-from broker.catalogue import Model
+from broker.models import Model
 from jobs.endpoints import ENDPOINTS, MESSAGES, Endpoint
 
 _CODE = "context_length_exceeded"

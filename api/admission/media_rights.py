@@ -8,7 +8,7 @@ from __future__ import annotations
 from api.admission.media import Brought
 from api.http.errors import invalid
 from broker.acceptance import BYTES_PER_TOKEN
-from broker.catalogue import Model
+from broker.models import Model
 
 IMAGE_TOKENS = 1024
 """Tokens of an image, for the estimate of a request: a usual one. Models take from 64 to some thousands."""

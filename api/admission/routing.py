@@ -14,7 +14,8 @@ from api.admission.media_rights import check_taken, usual_tokens
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
 from api.services import Services
-from broker.catalogue import MIN_GAP_S, Model
+from broker.catalogue import MIN_GAP_S
+from broker.models import Model
 from jobs.access import DEFAULT_TENANT
 from jobs.placement import Device, Placement
 

@@ -13,7 +13,7 @@ from api.http.errors import ApiError
 from api.http.openapi import answers
 from api.openai.answer_schema import ModelList, ModelObject
 from api.services import Services
-from broker.catalogue import Model
+from broker.models import Model
 
 
 def register(router: APIRouter, services: Services) -> None:

@@ -41,7 +41,7 @@ def register(router: APIRouter, frame: Frame) -> None:
 
 
 async def load(visit: Visit) -> dict[str, Any]:
-    """Ask for the job, and for its request. That never changes, so it is no part of what is sent anew."""
+    """Ask for the job, and for its request. The request never changes, so live updates leave it out."""
     path = f"/v1/jobs/{segment(visit.params['job_id'])}"
     answer = await visit.answer("GET", path, most_bytes=_READ_BYTES)
     if answer.status >= 400:

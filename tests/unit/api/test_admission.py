@@ -19,7 +19,7 @@ from api.http.pages import decode_cursor, encode_cursor
 from api.http.waiting import asked_wait
 from api.jobs.schema import JobRequest
 from api.openai.endpoints import OPENAI_ENDPOINTS
-from broker.catalogue import Model
+from broker.models import Model
 from jobs.endpoints import JOB_ENDPOINTS
 
 

@@ -9,7 +9,7 @@ from api.admission.context_length import check_length
 from api.admission.media import check_media
 from api.http.errors import ApiError
 from api.settings import ApiSettings
-from broker.catalogue import Model
+from broker.models import Model
 from jobs.capabilities import Capabilities
 from tests.pictures import data_uri, image_part, picture
 

@@ -10,7 +10,7 @@ from api.admission.media import NOTHING, Brought, check_media
 from api.admission.media_rights import check_taken, tokens_of, usual_tokens
 from api.http.errors import ApiError, codes_of
 from api.settings import ApiSettings
-from broker.catalogue import Model
+from broker.models import Model
 from jobs.capabilities import Capabilities
 from tests.pictures import base64_of, data_uri, image_part, picture
 
