@@ -19,6 +19,10 @@ from jobs.ids import make_job_id
 T = TypeVar("T")
 
 
+_RANDOM = random.SystemRandom()
+_FIRST_PORT, _PORTS = 16_384, 2048
+
+
 def new_id() -> str:
     """Return a fresh job id."""
     return make_job_id(int(time.time() * 1000), os.urandom(10))
@@ -28,9 +32,12 @@ def free_port() -> int:
     """Return a loopback port that nobody uses at this moment, and that nobody gets who asks for any port.
 
     The system gives those from 32768 on (Linux): a worker's metrics, or a connection, could take it before its server does.
+    Each process of the tests has a range of its own, so that another's server cannot take it either; and Hypothesis, which
+    seeds ``random``, does not have two tests ask for the same.
     """
+    first = _FIRST_PORT + _PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
     while True:
-        port = random.randrange(16_384, 32_768)
+        port = _RANDOM.randrange(first, first + _PORTS)
         with socket.socket() as s, suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port
