@@ -35,6 +35,7 @@ class ModelServer:
         seen: the bodies of the requests, with their headers.
         gone: answers whose caller left before the end.
         most: the most answers at once.
+        stuck: answers that now wait for a pause of ten seconds or more.
     """
 
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "m"}])
@@ -49,6 +50,7 @@ class ModelServer:
     seen: list[tuple[dict[str, Any], dict[str, str]]] = field(default_factory=list)
     gone: int = 0
     most: int = 0
+    stuck: int = 0
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class ModelServer:
         try:
             yield _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
             for at, delta in enumerate(deltas):
-                await asyncio.sleep(self.gap_s if at else self.first_s)
+                await self._pause(self.gap_s if at else self.first_s)
                 if at == self.cut_after:
                     whole = True
                     return
@@ -120,6 +122,14 @@ class ModelServer:
         finally:
             self._running -= 1
             self.gone += not whole
+
+    async def _pause(self, seconds: float) -> None:
+        long = seconds >= 10
+        self.stuck += long
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.stuck -= long
 
     def _usage(self, tokens: int) -> dict[str, int]:
         return {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
