@@ -95,7 +95,16 @@ async def admit(
     request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
+        services,
+        name,
+        endpoint,
+        request,
+        body,
+        lane=lane,
+        live=live,
+        placement=placement,
+        tenant=tenant,
+        models=models,
     )
     stream = ENDPOINTS[endpoint].streams is not None and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache

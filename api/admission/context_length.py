@@ -26,6 +26,7 @@ from api.http.errors import ApiError, invalid
 from api.services import Services
 from broker.models import Model
 from jobs.endpoints import ENDPOINTS, MESSAGES, Endpoint
+from jobs.lanes import Lane
 
 _CODE = "context_length_exceeded"
 _PROMPTS = ("prompt", "input")
@@ -39,8 +40,9 @@ async def check_context(
     request: Mapping[str, Any],
     body: bytes,
     brought: Brought = NOTHING,
+    lane: Lane = Lane.REALTIME,
 ) -> int | None:
-    """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide.
+    """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide, those of calls first.
 
     Returns:
         The prompt's tokens; None: they were not counted, or it has several prompts.
@@ -52,7 +54,9 @@ async def check_context(
     limit = model.max_model_len
     if param is None or limit is None:
         return None
-    tokens = await services.asker.count(services.catalogue.workers(model), endpoint, body)
+    tokens = await services.asker.count(
+        services.catalogue.workers(model), endpoint, body, lane.engine_priority
+    )
     if tokens is not None and tokens > _longest(limit, endpoint):
         raise _too_long(limit, param, f"{tokens}")
     return tokens if param == "messages" or isinstance(request[param], str) else None

@@ -17,6 +17,7 @@ from api.services import Services
 from broker.catalogue import MIN_GAP_S
 from broker.models import Model
 from jobs.access import DEFAULT_TENANT
+from jobs.lanes import Lane
 from jobs.placement import Device, Placement
 
 
@@ -27,6 +28,7 @@ async def route(
     request: Mapping[str, Any],
     body: bytes,
     *,
+    lane: Lane,
     live: bool = False,
     placement: Placement | None = None,
     tenant: str = DEFAULT_TENANT,
@@ -64,7 +66,7 @@ async def route(
             if brought is None:
                 brought = await services.bodies.run(len(body), check_media, services.settings, request)
             check_taken(model, brought)
-            counted = await check_context(services, model, endpoint, request, named, brought)
+            counted = await check_context(services, model, endpoint, request, named, brought, lane)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue

@@ -21,20 +21,23 @@ from redis.exceptions import RedisError
 
 from broker.db.keys import Keys
 from broker.events.hub import EventHub
+from jobs.lanes import Lane
 
 log = structlog.get_logger(__name__)
 
-Count: TypeAlias = Callable[[str, bytes], Awaitable[int | None]]
-"""Takes an endpoint and a request's raw body; returns its prompt tokens, or None if they cannot be counted."""
+Count: TypeAlias = Callable[[str, bytes, int], Awaitable[int | None]]
+"""Takes an endpoint, a request's raw body and its engine priority; returns its prompt tokens, or None if they cannot be
+counted."""
 
 MAX_BYTES = 4 * 1024 * 1024
 """Longest body of a request: the server disconnects a subscriber with 32 MiB unread (``client-output-buffer-limit pubsub``),
 and the worker would lose its other orders."""
 
 AT_ONCE = 4
-"""Requests that a worker handles at once; its tokenizer serves running requests first."""
+"""Requests that a worker handles at once, beside one of bulk; its tokenizer serves running requests first."""
 
 _KIND = "count"
+_BULK = Lane.BULK.engine_priority
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -46,6 +49,7 @@ class CountRequest:
         process: the api process that wants the answer.
         body: the client's raw JSON body.
         patience_s: seconds until the api stops waiting.
+        priority: of the lane that the submission is for (``Lane.engine_priority``).
     """
 
     id: str
@@ -53,10 +57,13 @@ class CountRequest:
     endpoint: str
     body: bytes
     patience_s: float
+    priority: int = 0
 
     def encode(self) -> bytes:
         """Write the message."""
         facts = [_KIND, self.id, self.process, self.endpoint, str(self.patience_s), self.body.decode()]
+        if self.priority:  # a worker of the version before reads no more than six
+            facts.append(str(self.priority))
         return _pack(facts)
 
     @classmethod
@@ -64,8 +71,8 @@ class CountRequest:
         """Read a message of a control channel; None: it is another command."""
         if message[0] != _KIND:
             return None
-        _, ident, process, endpoint, patience_s, body = message
-        return cls(ident, process, endpoint, body.encode(), float(patience_s))
+        _, ident, process, endpoint, patience_s, body, *priority = message
+        return cls(ident, process, endpoint, body.encode(), float(patience_s), *map(int, priority))
 
 
 class CountClient:
@@ -82,15 +89,22 @@ class CountClient:
         self._keys = keys
         self._patience_s = patience_s
 
-    async def count(self, workers: Sequence[str], endpoint: str, body: bytes) -> int | None:
+    async def count(
+        self, workers: Sequence[str], endpoint: str, body: bytes, priority: int = 0
+    ) -> int | None:
         """Ask one of ``workers`` (incarnations) to count the tokens of a request's longest prompt.
+
+        Args:
+            priority: see :class:`CountRequest`; calls are counted before bulk.
 
         Returns:
             Tokens; None: no worker answered with a number in time.
         """
         if len(body) > MAX_BYTES:
             return None
-        request = CountRequest(uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s)
+        request = CountRequest(
+            uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s, priority
+        )
         with self._hub.inbox(request.id) as inbox:
             try:
                 async with asyncio.timeout(self._patience_s):
@@ -124,7 +138,7 @@ class CountServer:
         self._client = client
         self._keys = keys
         self._count = count
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate, self._bulk_gate = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(1)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, request: CountRequest) -> None:
@@ -141,9 +155,10 @@ class CountServer:
 
     async def _answer(self, request: CountRequest) -> None:
         tokens: int | None = None
+        gate = self._gate if request.priority < _BULK else self._bulk_gate
         try:
-            async with asyncio.timeout(request.patience_s), self._gate:
-                tokens = await self._count(request.endpoint, request.body)
+            async with asyncio.timeout(request.patience_s), gate:
+                tokens = await self._count(request.endpoint, request.body, request.priority)
         except TimeoutError:
             log.warning("count_too_slow", endpoint=request.endpoint, size=len(request.body))
             return

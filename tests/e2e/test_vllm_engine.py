@@ -14,11 +14,13 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
 from jobs.facts import EnginePriority
+from jobs.lanes import Lane
 from jobs.stream_chunks import Chunk
 from tests.support import eventually
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, EngineStartError
 from workers.engines.factory import make_engine
 from workers.engines.settings import VllmSettings
+from workers.engines.vllm import rendering
 from workers.engines.vllm.engine import VllmEngine
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
@@ -101,6 +103,28 @@ def cores_of(engine: Engine) -> set[int]:
     assert isinstance(engine, VllmEngine)
     assert engine._leash is not None
     return engine_cores() & engine._leash._held
+
+
+async def test_a_count_is_rendered_in_the_order_of_its_lane(
+    vllm_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = vllm_engine._llm.renderer._executor._inner  # type: ignore[attr-defined]
+    submit, priorities = executor.submit, []
+
+    def submitted(*args: Any, **kwargs: Any) -> Any:
+        priorities.append(rendering._priority.get())
+        return submit(*args, **kwargs)
+
+    monkeypatch.setattr(executor, "submit", submitted)
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    for endpoint, fields in (("/v1/completions", {"prompt": "hi"}), (CHAT, chat)):
+        priorities.clear()
+        body = json.dumps(fields | {"model": vllm_engine.models()[0].name}).encode()
+        assert await vllm_engine.count(endpoint, body)
+        assert set(priorities) == {0}
+        priorities.clear()
+        assert await vllm_engine.count(endpoint, body, Lane.BULK.engine_priority)
+        assert set(priorities) == {Lane.BULK.engine_priority}
 
 
 async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_engine: Engine) -> None:

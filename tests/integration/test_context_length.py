@@ -22,6 +22,7 @@ from broker.events.subscriber import Subscriber
 from broker.events.token_counts import MAX_BYTES, CountClient, CountRequest, CountServer
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.lanes import Lane
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually
@@ -29,6 +30,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 LIMIT = 200
+BULK = Lane.BULK.engine_priority
 JOBS, CHAT, TEXT, EMBED = "/v1/jobs", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 FRAME = len('[{"role":"user","content":""}]')
@@ -159,11 +161,13 @@ class Pair:
         self.impatient = CountClient(client, hub, keys, patience_s=0.3)
         self.answerer = CountServer(client, keys, self._count)
         self.asked: list[tuple[str, bytes]] = []
+        self.priorities: list[int] = []
         self.says: Any = 7
         self.all_gave_up = asyncio.Event()
 
-    async def _count(self, endpoint: str, body: bytes) -> int | None:
+    async def _count(self, endpoint: str, body: bytes, priority: int) -> int | None:
         self.asked.append((endpoint, body))
+        self.priorities.append(priority)
         if isinstance(self.says, Exception):
             raise self.says
         if self.says == "nothing":
@@ -226,6 +230,19 @@ async def test_no_number_is_none(pair: Pair) -> None:
     pair.all_gave_up.set()
     pair.says = 3
     assert await pair.asker.count(["w"], TEXT, b"{}") == 3
+
+
+async def test_bulk_takes_one_place_and_no_call_waits_for_it(pair: Pair) -> None:
+    pair.says = "nothing"
+    bulk = [asyncio.create_task(pair.asker.count(["w"], TEXT, b"{}", BULK)) for _ in range(6)]
+    await eventually(lambda: len(pair.answerer._tasks) == 6 and pair.asked)
+    calls = [asyncio.create_task(pair.asker.count(["w"], TEXT, b"{}")) for _ in range(4)]
+    await eventually(lambda: len(pair.asked) == 5)
+    assert pair.priorities == [BULK, 0, 0, 0, 0]
+    for task in (*bulk, *calls):
+        task.cancel()
+    await asyncio.gather(*bulk, *calls, return_exceptions=True)
+    pair.all_gave_up.set()
 
 
 async def test_large_bodies(pair: Pair) -> None:

@@ -200,7 +200,7 @@ class Engine(Protocol):
         No effect if there is no such run, or if the engine cannot return a part of it; then the caller cancels it.
         """
 
-    async def count(self, endpoint: str, body: bytes) -> int | None:
+    async def count(self, endpoint: str, body: bytes, priority: int = 0) -> int | None:
         """Count the prompt tokens that it would make of a request, without running it.
 
         With the chat template, tools and special tokens; of several prompts, the longest one's.
@@ -208,6 +208,7 @@ class Engine(Protocol):
         Args:
             endpoint: one of a job, so not ``/v1/responses``.
             body: the client's raw JSON body; it may be one that :meth:`run` would refuse.
+            priority: of its lane: where there is one tokenizer for both, calls go before bulk.
 
         Returns:
             Tokens, before any truncation that the request asks for; None if it cannot count.

@@ -25,6 +25,7 @@ from workers.engines.vllm.rendering import (
     arrived,
     by_priority,
     end_in_turn,
+    in_order_of,
 )
 
 pytestmark = pytest.mark.asyncio
@@ -53,6 +54,23 @@ async def test_a_call_is_rendered_before_bulk_that_waits() -> None:
     go.set()
     await asyncio.gather(first, *tasks)
     assert order == ["call", "call2", "low", *(f"bulk{n}" for n in range(50))]
+    executor.shutdown()
+
+
+async def test_what_is_counted_for_bulk_waits_for_calls() -> None:
+    order: list[str] = []
+    executor, loop, go = PriorityExecutor(1), asyncio.get_running_loop(), threading.Event()
+    first = loop.run_in_executor(executor, go.wait, 10)
+
+    async def count(name: str, priority: int) -> None:
+        with in_order_of(priority):
+            await loop.run_in_executor(executor, order.append, name)
+
+    tasks = [asyncio.create_task(count(name, at)) for name, at in (("bulk", BULK), ("low", 30), ("call", 0))]
+    await eventually(lambda: len(executor._work) >= 3)
+    go.set()
+    await asyncio.gather(first, *tasks)
+    assert order == ["call", "low", "bulk"]
     executor.shutdown()
 
 

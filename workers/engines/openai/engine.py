@@ -248,7 +248,7 @@ class OpenAIEngine:
         if response := self._streams.pop(request_id, None):
             response.close()
 
-    async def count(self, endpoint: str, body: bytes) -> int | None:
+    async def count(self, endpoint: str, body: bytes, priority: int = 0) -> int | None:
         """See the Protocol. vLLM's server can; one without a ``/tokenize`` like vLLM's cannot."""
         with self._reaching():
             return await count_prompts(self._tokenize, endpoint, body)

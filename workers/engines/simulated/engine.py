@@ -302,7 +302,7 @@ class SimulatedEngine:
             return _refuse(400, str(error))
         return Final(200, answer, usage)
 
-    async def count(self, endpoint: str, body: bytes) -> int | None:
+    async def count(self, endpoint: str, body: bytes, priority: int = 0) -> int | None:
         """See the Protocol."""
         await self.check()
         if ENDPOINTS[endpoint].pairs or ENDPOINTS[endpoint].tokenizer_only:

@@ -45,7 +45,7 @@ from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, 
 from workers.engines.vllm.introduction import Started, introduce
 from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
-from workers.engines.vllm.rendering import Way
+from workers.engines.vllm.rendering import Way, in_order_of
 from workers.engines.vllm.request_ids import of_job
 from workers.engines.vllm.scratch import Sockets
 from workers.engines.vllm.sleeping import Sleep
@@ -253,7 +253,7 @@ class VllmEngine:
             headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
         return headers
 
-    async def count(self, endpoint: str, body: bytes) -> int | None:
+    async def count(self, endpoint: str, body: bytes, priority: int = 0) -> int | None:
         """See the Protocol."""
         if self._sleep.asleep:
             return None
@@ -261,7 +261,8 @@ class VllmEngine:
             raise EngineDeadError(_DEAD)
         if endpoint == CHAT and is_harmony(self._llm.model_config):
             return None  # vLLM's /tokenize takes the template all the same
-        return await count_prompts(self._tokenize, endpoint, body)
+        with in_order_of(priority):
+            return await count_prompts(self._tokenize, endpoint, body)
 
     async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
         if (

@@ -14,9 +14,9 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -113,6 +113,16 @@ class Way:
             _priority.reset(lane)
 
 
+@contextmanager
+def in_order_of(priority: int) -> Iterator[None]:
+    """Have the thread take what is submitted inside the block in the order of this engine priority."""
+    before = _priority.set(priority)
+    try:
+        yield
+    finally:
+        _priority.reset(before)
+
+
 def is_short(body: bytes) -> bool:
     """Whether a request renders within a millisecond or two. A template of its own may take any time."""
     return len(body) <= SHORT_BYTES and b"chat_template" not in body
@@ -144,7 +154,7 @@ def end_in_turn(collector: Any) -> None:
 class PriorityExecutor(Executor):
     """Threads that take the work of the smallest priority first, and of equal ones the first to come.
 
-    The priority is that of :meth:`Way.taken` where the work is submitted; 0 elsewhere.
+    The priority is that of :meth:`Way.taken` or :func:`in_order_of` where the work is submitted; 0 elsewhere.
 
     Args:
         at_once: do the work of short calls at once, in the thread that submits it.
