@@ -14,7 +14,7 @@ from api.http.errors import SERVER, ApiError
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.keep_alive import KeptStream
-from api.http.sse import HEADERS
+from api.http.sse import HEADERS, PING
 from api.http.strict import shaped_stream
 from api.openai.event_frames import ResponseStream
 from api.openai.frames import DONE, OpenAIStream
@@ -44,6 +44,8 @@ async def answer_stream(
     span: Span,
     started: Callable[[], None] = lambda: None,
     joined: Stream | None = None,
+    *,
+    early: bool = False,
 ) -> tuple[bool, Last]:
     """Stream a job.
 
@@ -54,6 +56,7 @@ async def answer_stream(
         inbox: registered before the job was accepted, or before it was joined.
         started: called once, before the first chunk is sent.
         joined: renders a job that an earlier call made; None: this call made the job.
+        early: send the head at once, which names the job, so that its caller can look where it stands.
 
     Returns:
         Whether the job has ended, and what sends the end of the response.
@@ -78,6 +81,8 @@ async def answer_stream(
     head = [*HEADERS, *timing_headers(job_id)]
     with KeptStream(shaped, head, services.settings.sse_ping_s) as kept:
         try:
+            if early:
+                await kept.write(PING)
             data = await _relay(services, spec, inbox, stream, kept, begin, live=joined is None)
             if stream.ending is not None and not sent and kept.begun:  # only the head was sent
                 data = await _end_without_chunks(services, spec, stream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,18 @@ from penstock.errors import APIConnectionError, APIResponseError, APIStatusError
 
 PATH = "/v1/chat/completions"
 _DONE = "[DONE]"
+_EARLY_HEAD = {"x-penstock-early-head": "1"}
 
 
-def stream(body: Mapping[str, Any], policy: RetryPolicy) -> Items[dict[str, Any]]:
+def stream(
+    body: Mapping[str, Any], policy: RetryPolicy, on_accepted: Callable[[str], object] | None
+) -> Items[dict[str, Any]]:
     """Deliver the chunks of an answer. It is asked for once more only if no chunk of it came.
 
     Args:
         body: of a chat completion; that it streams and says its usage is added.
         policy: for the tries until the server answers.
+        on_accepted: see :meth:`penstock.resources.chats.Chats.stream`.
 
     Raises:
         APIConnectionError: the server cannot be reached, or the stream ended before its end.
@@ -31,7 +35,8 @@ def stream(body: Mapping[str, Any], policy: RetryPolicy) -> Items[dict[str, Any]
         APIResponseError: the answer is no stream of chunks.
     """
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    request = requests.with_json("POST", PATH, asked, {"accept": "text/event-stream"})
+    headers = {"accept": "text/event-stream"} | (_EARLY_HEAD if on_accepted else {})
+    request = requests.with_json("POST", PATH, asked, headers)
     # A second try would generate a second answer. One that certainly did not arrive may be sent again.
     request = replace(request, at_most_once=True)
     retries = Retries(policy, str(request))
@@ -51,6 +56,8 @@ def stream(body: Mapping[str, Any], policy: RetryPolicy) -> Items[dict[str, Any]
         raise replies.unexpected(
             head, f"{request} was not answered with a stream: is this the address of a model server?"
         )
+    if on_accepted is not None and (job_id := head.headers.get("x-penstock-job-id")):
+        on_accepted(job_id)
     parser = SSEParser()
     while piece := (yield from flows.answer(Read())).body:
         for event in parser.feed(piece):

@@ -15,7 +15,9 @@ import click
 from penstock.cli._answer import Answer
 from penstock.cli._conversation import Conversation, ConversationError
 from penstock.cli._exits import message_of, note
+from penstock.cli._run import Console
 from penstock.cli._table import printable
+from penstock.cli._waiting import Waiting
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
@@ -44,6 +46,7 @@ class ChatScreen:
     """A conversation on a terminal.
 
     Args:
+        console: how the server is reached.
         client: who is asked.
         conversation: how it begins.
         extra: further fields of each request.
@@ -51,9 +54,15 @@ class ChatScreen:
     """
 
     def __init__(
-        self, client: Penstock, conversation: Conversation, extra: dict[str, Any], *, stats: bool
+        self,
+        console: Console,
+        client: Penstock,
+        conversation: Conversation,
+        extra: dict[str, Any],
+        *,
+        stats: bool,
     ) -> None:
-        self._client = client
+        self._console, self._client = console, client
         self._talk = conversation
         self._extra = extra
         self._stats = stats
@@ -112,6 +121,7 @@ class ChatScreen:
 
         def show(piece: str, thought: bool) -> None:  # noqa: FBT001 - as Answer.read calls it
             nonlocal thinking
+            line.stop()
             if thinking and not thought:
                 click.echo("\n")
             thinking = thought
@@ -119,9 +129,12 @@ class ChatScreen:
             click.echo(click.style(piece, dim=True) if thought and self._dim else piece, nl=False)
             sys.stdout.flush()
 
+        line = Waiting(self._console, shown=True)
         try:
             try:
-                with closing(self._client.chats.stream(self._talk.body() | self._extra)) as chunks:
+                on_accepted = line.follow if line.shown else None
+                asked = self._client.chats.stream(self._talk.body() | self._extra, on_accepted=on_accepted)
+                with line, closing(asked) as chunks:
                     answer.read(chunks, show)
             finally:
                 self._talk.answered("".join(answer.text))

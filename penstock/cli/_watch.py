@@ -13,6 +13,7 @@ import click
 from penstock.cli import _output as output
 from penstock.cli._exits import INTERRUPTED, note, report
 from penstock.cli._run import Console, print_json
+from penstock.cli._waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -34,25 +35,28 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
     cursor = after
     text = TextStream(job_id, "mark", resumed=after is not None)
     try:
-        for event in client.jobs.events(job_id, after):
-            cursor, job = event.id, event.job
-            if console.json:
-                print_json({"id": event.id, "event": event.type, "data": event.data})
-                error = ended_error(job) if job else None
-                if error is not None:
-                    raise error
-                continue
-            piece = text.take(event)
-            if isinstance(piece, Restarted):
-                note(f"\n[a worker was lost; attempt {piece.attempt} starts over]")
-            elif piece is not None:
-                output.live(piece)
-            if job is not None:
-                if job.stream:
-                    click.echo()
-                else:
-                    output.job_result(client.jobs.get(job_id))
-                output.print_summary(job)
+        with Waiting(console, job_id, shown=not console.json) as line:
+            for event in client.jobs.events(job_id, after):
+                cursor, job = event.id, event.job
+                if console.json:
+                    print_json({"id": event.id, "event": event.type, "data": event.data})
+                    error = ended_error(job) if job else None
+                    if error is not None:
+                        raise error
+                    continue
+                piece = text.take(event)
+                if piece is not None or job is not None:
+                    line.stop()
+                if isinstance(piece, Restarted):
+                    note(f"\n[a worker was lost; attempt {piece.attempt} starts over]")
+                elif piece is not None:
+                    output.live(piece)
+                if job is not None:
+                    if job.stream:
+                        click.echo()
+                    else:
+                        output.job_result(client.jobs.get(job_id))
+                    output.print_summary(job)
     except KeyboardInterrupt:
         _interrupted(job_id, cursor)
 
@@ -66,9 +70,8 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
     """
     from penstock._core.replies import ended_error  # see above
 
-    quiet = nullcontext() if console.json else spinner(f"waiting for {job_id}")
     try:
-        with quiet:
+        with Waiting(console, job_id, shown=not console.json):
             job = client.wait(job_id, timeout_s, check=False)
     except KeyboardInterrupt:
         _interrupted(job_id, None)

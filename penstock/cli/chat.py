@@ -17,6 +17,7 @@ from penstock.cli._names import models
 from penstock.cli._output import live
 from penstock.cli._parse import SYSTEM, TEMPERATURE, prompt_on_stdin
 from penstock.cli._run import Console, client_command, default_model, print_json
+from penstock.cli._waiting import Waiting
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
@@ -86,7 +87,7 @@ def chat(
             from penstock.cli._chat_screen import ChatScreen  # readline need not be there for a pipe
 
             conversation.model = conversation.model or default_model(client)
-            ChatScreen(client, conversation, extra, stats=stats).run()
+            ChatScreen(console, client, conversation, extra, stats=stats).run()
             return
         conversation.ask(prompt_on_stdin("run it on a terminal"))
         conversation.model = conversation.model or default_model(client)
@@ -101,10 +102,14 @@ def _once(
 
     def show(piece: str, thought: bool) -> None:  # noqa: FBT001 - as Answer.read calls it
         if not (thought or console.events):
+            line.stop()
             live(piece)
 
-    with closing(client.chats.stream(conversation.body() | extra)) as chunks:
-        answer.read(chunks, show)
+    with Waiting(console, shown=not console.events) as line:
+        on_accepted = line.follow if line.shown else None
+        asked = client.chats.stream(conversation.body() | extra, on_accepted=on_accepted)
+        with closing(asked) as chunks:
+            answer.read(chunks, show)
     if console.events:
         print_json(answer.as_json(conversation.model))
     elif not "".join(answer.text).endswith("\n"):

@@ -84,6 +84,23 @@ async def test_a_stream_that_waits_in_the_queue_has_a_head(http: httpx.AsyncClie
     assert [json.loads(f)["choices"][0]["delta"].get("content") for f in frames[:-1]] == [None, "a", "!"]
 
 
+async def test_a_stream_gets_its_head_at_once_if_it_asks(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    early = {"x-penstock-early-head": "1"}
+    with ApiServer(broker_settings, sse_ping_s=3600) as server:
+        async with server.client() as http:
+            async with http.stream("POST", CHAT, json=BODY, headers=early) as response:
+                job_id = response.headers["x-penstock-job-id"]
+                job = (await http.get(f"/v1/jobs/{job_id}")).json()
+                assert (job["state"], job["position"]) == ("queued", 0)
+                await http.post(f"/v1/jobs/{job_id}/cancel")
+                text = await Reader(response).rest()
+            assert (response.status_code, error_of(text)["code"]) == (200, "job_cancelled")
+            refused = await http.post(CHAT, json=BODY | {"model": "none"}, headers=early)
+            assert refused.status_code == 404  # what is refused before it waits has its status
+
+
 async def test_openais_sdk_reads_over_the_comments(api: ApiServer, puppet: Puppet) -> None:
     async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
         call = client.chat.completions.create(

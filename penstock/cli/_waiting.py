@@ -1,0 +1,94 @@
+"""The line on a terminal that says where a job stands, until something comes of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Self
+
+from penstock.cli._output import standing
+from penstock.cli._run import Console
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_QUIET_S = 0.5
+"""A job that brings something sooner is shown without the line."""
+
+_EVERY_S = 1.0
+
+
+class Waiting:
+    """One line on stderr, while the block runs and nothing has come. It is there on a terminal only.
+
+    A thread of its own asks the server. If that does not say where the job stands, the line only says that it waits.
+
+    Args:
+        console: how the server is reached.
+        job_id: the job, which the line names; None: :meth:`follow` says it later, and the line does not name it.
+        shown: false shows nothing.
+
+    Attributes:
+        shown: whether it shows anything.
+    """
+
+    def __init__(self, console: Console, job_id: str | None = None, *, shown: bool) -> None:
+        self._console, self._job_id = console, job_id
+        self._label = "" if job_id is None else f"{job_id}: "
+        self.shown = shown and sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._status: Status | None = None
+
+    def follow(self, job_id: str) -> None:
+        """Say where this job stands."""
+        self._job_id = job_id
+
+    def stop(self) -> None:
+        """Remove the line: something came."""
+        if self._over.is_set():
+            return
+        with self._lock:
+            self._over.set()
+            if self._status is not None:
+                self._status.stop()
+
+    def __enter__(self) -> Self:
+        if self.shown:
+            threading.Thread(target=self._run, name="waiting", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        from penstock.errors import PenstockError  # not needed by --help
+
+        if self._over.wait(_QUIET_S):
+            return
+        self._say("waiting")
+        try:
+            with self._console.client(on_retry=None, max_retries=0) as client:
+                while True:
+                    if self._job_id is not None:
+                        job = client.jobs.get(self._job_id)
+                        self._say(standing(job) or job.state)
+                    if self._over.wait(_EVERY_S):
+                        return
+        except (
+            PenstockError
+        ):  # a key that may not read jobs, or a server that is away: the command itself says so
+            self._say("waiting")
+
+    def _say(self, words: str) -> None:
+        from rich.console import Console as RichConsole  # as above
+
+        text = self._label + words
+        with self._lock:
+            if self._over.is_set():
+                return
+            if self._status is None:
+                self._status = RichConsole(stderr=True).status(text)
+                self._status.start()
+            else:
+                self._status.update(text)
