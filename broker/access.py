@@ -115,6 +115,14 @@ class AccessStore(StorePart):
             key_id, await self._execute(self._client.hmget(self._keys("key", key_id), list(_FIELDS)))
         )
 
+    async def names(self, ids: Collection[str]) -> dict[str, str]:
+        """Return the names of those keys that are there and have one, by id."""
+        pipe = self._client.pipeline(transaction=False)
+        for key_id in ids:
+            pipe.hget(self._keys("key", key_id), "name")
+        names = await self._execute(pipe.execute()) if ids else []
+        return {key_id: name for key_id, name in zip(ids, names, strict=True) if name}
+
     async def page(
         self, *, tenant: str | None, after: str | None, limit: int
     ) -> tuple[list[KeyRecord], bool]:

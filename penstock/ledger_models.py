@@ -49,9 +49,10 @@ class UsagePage(Wire):
 
 
 class Actor(Wire):
-    """Who acted. ``key``: id of the API key; None: no key was required."""
+    """Who acted. ``key``: id of the API key; None: no key was required. ``key_name``: its name now, if it has one."""
 
     key: str | None = None
+    key_name: str | None = None
     tenant: str
     address: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -13,6 +14,7 @@ from api.http.openapi import answers
 from api.http.pages import After, cursor_view, decode_cursor
 from api.services import Services
 from broker.audit import Act, AuditStream, Filter
+from jobs.access import is_key_id
 
 _Time = Annotated[
     float | None, Query(ge=0, le=253_402_300_799, description="Unix seconds, up to the year 9999.")
@@ -24,6 +26,9 @@ class ActorObject(BaseModel):
 
     key: str | None = Field(
         description="Id of the API key, or the subject of a token; null: no key was required."
+    )
+    key_name: str | None = Field(
+        description="The name that the key has now; null: it has none, or it is not one of this server's keys."
     )
     tenant: str
     address: str | None = Field(description="Where the request came from.")
@@ -51,8 +56,8 @@ class ActList(BaseModel):
     next_cursor: str | None
 
 
-def act_view(act: Act) -> dict[str, Any]:
-    """Return the act object."""
+def act_view(act: Act, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the act object. ``names``: of keys, by id."""
     return {
         "id": act.id,
         "object": "audit.act",
@@ -60,7 +65,12 @@ def act_view(act: Act) -> dict[str, Any]:
         "what": act.what,
         "kind": act.kind,
         "on": act.on,
-        "by": {"key": act.by.key, "tenant": act.by.tenant, "address": act.by.address or None},
+        "by": {
+            "key": act.by.key,
+            "key_name": names.get(act.by.key or ""),
+            "tenant": act.by.tenant,
+            "address": act.by.address or None,
+        },
         "details": dict(act.details),
     }
 
@@ -97,9 +107,11 @@ def register(router: APIRouter, services: Services) -> None:
             )
         except ValueError:
             raise invalid("after is not a cursor of this list; pass next_cursor unchanged", "after") from None
-        return json_response(
-            cursor_view([act_view(act) for act in found], cursor and cursor.replace("-", "_"))
+        names = await services.access.names(
+            {act.by.key for act in found if act.by.key and is_key_id(act.by.key)}
         )
+        views = [act_view(act, names) for act in found]
+        return json_response(cursor_view(views, cursor and cursor.replace("-", "_")))
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -16,7 +16,7 @@ from click import option
 from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._parse import duration
 from penstock.cli._run import Console, client_command, limit_options, print_json
-from penstock.cli._table import Column, Columns, screen, table
+from penstock.cli._table import Column, Columns, printable, screen, table
 
 if TYPE_CHECKING:
     from penstock.ledger_models import Act, UsageBucket, UsageResult
@@ -27,6 +27,8 @@ _COUNTS = (
     *("gpu_seconds", "cost"),
 )
 _FOLLOW_EVERY_S = 1.0
+_ROOMY = 140
+"""Columns from which an act is one line; on a narrower terminal it is two, because its ids are never cut."""
 
 
 def _groups(text: str) -> tuple[str, ...]:
@@ -170,6 +172,14 @@ def audit(
 
 
 def _print_acts(acts: Iterable[Act]) -> None:
+    if screen().width < _ROOMY:
+        nothing = True
+        for act in acts:
+            nothing = False
+            click.echo(printable(_act_line(act)))
+        if nothing:
+            note("no acts")
+        return
     columns: Columns[Act] = [
         Column("when", lambda act: _when(act.created_at)),
         Column("what", lambda act: act.what),
@@ -186,8 +196,11 @@ def _print_acts(acts: Iterable[Act]) -> None:
 
 
 def _act_line(act: Act) -> str:
-    parts = (_when(act.created_at), act.what, act.on, f"by {_who(act)}", act.by.address, _details(act))
-    return "  ".join(part for part in parts if part)
+    """Return an act as text; on a narrow terminal with a second line for who did it, and the details."""
+    where = f"from {act.by.address}" if act.by.address else ""
+    whose = "  ".join(part for part in (f"by {_who(act)}", where, _details(act)) if part)
+    between = "\n    " if screen().width < _ROOMY else "  "
+    return f"{_when(act.created_at)}  {act.what}  {act.on}{between}{whose}"
 
 
 def _when(at: float) -> str:
@@ -195,7 +208,9 @@ def _when(at: float) -> str:
 
 
 def _who(act: Act) -> str:
-    return act.by.tenant if act.by.key is None else f"{act.by.tenant}/{act.by.key}"
+    if act.by.key is None:
+        return act.by.tenant
+    return f"{act.by.tenant}/{act.by.key}" + (f" ({act.by.key_name})" if act.by.key_name else "")
 
 
 def _details(act: Act) -> str:

@@ -24,9 +24,11 @@ from jobs.model import JobSpec, Usage
 from jobs.states import JobState
 from penstock import BadRequestError, Penstock
 from tests.apiserver import ApiServer
+from tests.console import PEPPER, sign_in
 from tests.processes import ROOT
 from tests.puppet import MODEL, Puppet
 from tests.support import new_id
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.asyncio
 
@@ -177,7 +179,7 @@ async def test_acts_over_http_are_listed_by_route_sdk_and_command(
     assert [act["what"] for act in page["data"]] == whats[::-1]
     assert not page["has_more"]
     moved = page["data"][3]
-    assert moved["by"] == {"key": None, "tenant": "default", "address": "127.0.0.1"}
+    assert moved["by"] == {"key": None, "key_name": None, "tenant": "default", "address": "127.0.0.1"}
     assert (moved["kind"], moved["on"], moved["details"]["tenant"]) == ("job", theirs.id, "alice")
     page = (await http.get("/v1/admin/audit", params={"limit": 2, "order": "asc"})).json()
     assert [act["what"] for act in page["data"]] == whats[:2]
@@ -233,4 +235,35 @@ async def test_a_tenant_sees_its_own_and_an_administrators_acts_bear_the_key(
                 assert (await ask(name, "GET", "/v1/admin/audit")).status_code == 403
             (act,) = (await ask("ops", "GET", "/v1/admin/audit", params={"what": "job"})).json()["data"]
             assert (act["what"], act["on"], act["details"]["tenant"]) == ("job.cancel", waiting, "bob")
-            assert act["by"] == {"key": keys["ops"].id, "tenant": "ops", "address": "127.0.0.1"}
+            assert act["by"] == {
+                "key": keys["ops"].id,
+                "key_name": None,
+                "tenant": "ops",
+                "address": "127.0.0.1",
+            }
+
+
+async def test_an_act_names_its_key_and_fits_a_terminal(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    key, access = ApiKey.new(), AccessStore(puppet.store)
+    await access.create(key, PEPPER.encode(), tenant="ops", scopes={Scope.ADMIN}, name="ann")
+    theirs = JobSpec(new_id(), "/v1/completions", MODEL, b"{}", tenant="alice")
+    await puppet.store.accept(theirs)
+    with ApiServer(broker_settings, require_keys=True, key_pepper=PEPPER) as server:
+        async with server.client(headers={"authorization": f"Bearer {key}"}) as http:
+            await http.post(f"/v1/jobs/{theirs.id}/cancel")
+            (act,) = (await http.get("/v1/admin/audit")).json()["data"]
+            assert (act["by"]["key"], act["by"]["key_name"]) == (key.id, "ann")
+            await sign_in(http, str(key))
+            assert f'ann <span class="quiet mono">{key.id}' in (await http.get("/console/audit")).text
+        words = ("--url", server.url, "--api-key", str(key), "audit", "--text")
+        for columns, lines in ((80, 2), (200, 2)):  # two lines, or a line under the names of its columns
+            with Terminal(*words, env={}, size=(30, columns)) as screen:
+                assert await asyncio.to_thread(screen.end) == 0
+            shown = screen.shown.strip().splitlines()
+            assert len(shown) == lines
+            assert max(map(len, shown)) <= columns
+            assert theirs.id in screen.shown
+            assert f"ops/{key.id} (ann)" in screen.shown
+            assert "127.0.0.1" in screen.shown
