@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,6 +88,20 @@ _decode_members = msgspec.json.Decoder(
     dict[str, msgspec.Raw]
 ).decode  # a line may be 64 MB: make no objects of it
 _decode_named = msgspec.json.Decoder(_Named).decode
+_BOM = b"\xef\xbb\xbf"
+_REQUIRED = ("custom_id", "url", "body")
+_FORM = 'each line is one request: {"custom_id": "…", "method": "POST", "url": "/v1/…", "body": {…}}'
+_ARRAY = f"begins a JSON array, but the file must be JSON Lines; {_FORM}. To convert: jq -c '.[]' FILE"
+_EXPECTED = re.compile(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`")
+_TYPES = {
+    "str": "a text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a JSON object",
+}
+
 _null = msgspec.Raw(b"null")
 _left_out = (_null, msgspec.Raw(b"false"))
 
@@ -133,16 +148,18 @@ def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowE
     except msgspec.ValidationError as error:
         return _wrong_shape(line, number, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"line {number} is not JSON: {error}"
-        return RowError(RowErrorCode.INVALID_JSON_LINE, message, number)
+        return _not_json(line, number, error)
     if not 1 <= len(row.custom_id) <= MAX_CUSTOM_ID:
-        message = f"custom_id must have 1 to {MAX_CUSTOM_ID} characters"
+        found = f"it has {len(row.custom_id)} characters" if row.custom_id else "it is empty"
+        message = f"custom_id: {found}; give the row an id of its own, of 1 to {MAX_CUSTOM_ID} characters"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, "custom_id")
     if row.method != "POST":
         message = f"method must be POST, not {row.method[:20]!r}"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, "method")
     if row.url != rules.endpoint:
-        message = f"url is {row.url[:100]!r}, but the batch's endpoint is {rules.endpoint!r}"
+        message = (
+            f"url is {row.url[:100]!r}, but the batch's endpoint is {rules.endpoint!r}; make them the same"
+        )
         return RowError(RowErrorCode.URL_MISMATCH, message, number, "url")
     return _check_body(row, number, rules)
 
@@ -151,11 +168,15 @@ def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowE
     try:
         body = _decode_body(row.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return RowError(RowErrorCode.INVALID_REQUEST, f"body: {error}", number, "body")
+        return _wrong_body(number, error)
     if not body.model:
-        return RowError(RowErrorCode.INVALID_REQUEST, "body.model: name a model", number, "body.model")
+        message = "body.model: name a model; GET /v1/models lists what there is"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, "body.model")
     if rules.model is not None and body.model != rules.model:
-        message = f"the model is {body.model[:100]!r}, but the first request's is {rules.model!r}"
+        message = (
+            f"body.model is {body.model[:100]!r}, but the first request's is {rules.model!r}; a batch has one model, so "
+            "make a batch for each"
+        )
         return RowError(RowErrorCode.MODEL_MISMATCH, message, number, "body.model")
     return _check_fields(body, number, rules.endpoint) or (row.custom_id, body.model)
 
@@ -163,7 +184,7 @@ def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowE
 def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
     """Return the error for a field that a row must not have, or lacks; None: there is none."""
     if body.stream:
-        message = "body.stream: a batch's requests cannot be streamed"
+        message = "body.stream: a batch's requests cannot be streamed; leave it out"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, "body.stream")
     for field, why in _NOT_HERE.get(endpoint, {}).items():
         if getattr(body, field) not in _left_out:
@@ -171,20 +192,63 @@ def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
             return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{field}")
     fields = ENDPOINTS[endpoint].prompt_fields
     if all(getattr(body, field) == _null for field in fields):
-        message = f"body.{fields[0]}: Field required"
+        message = f"body.{fields[0]}: Field required: the request has no prompt"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{fields[0]}")
     return None
+
+
+def _wrong_body(number: int, error: Exception) -> RowError:
+    """Return the error for a body that is not an object, or has a field of the wrong type."""
+    param, why = "body", str(error)
+    if isinstance(error, msgspec.ValidationError):
+        why, _, at = why.partition(" - at `$.")
+        param = f"body.{at.removesuffix('`')}" if at else "body"
+    return RowError(RowErrorCode.INVALID_REQUEST, f"{param}: {_plain(why)}", number, param)
 
 
 def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> RowError:
     """Return the error for a line that is not a request object."""
     try:
-        _decode_members(line)
+        members = _decode_members(line)
     except msgspec.ValidationError:
-        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} is not a JSON object", number)
+        what = _ARRAY if _begins_array(line, number) else f"is not a JSON object; {_FORM}"
+        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} {what}", number)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
-        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} is not JSON: {broken}", number)
-    param = next((name for name in ("custom_id", "method", "url", "body") if f"`{name}`" in str(error)), None)
-    if param is None:
-        param = next((name for name in ("custom_id", "method", "url") if f"$.{name}" in str(error)), None)
-    return RowError(RowErrorCode.INVALID_REQUEST, str(error), number, param)
+        return _not_json(line, number, broken)
+    lacking = next((name for name in _REQUIRED if name not in members), None)
+    if lacking is not None:
+        message = f"{lacking}: Field required; {_FORM}"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, lacking)
+    why, _, at = str(error).partition(" - at `$.")
+    param = at.removesuffix("`") or None
+    return RowError(RowErrorCode.INVALID_REQUEST, f"{param or 'line'}: {_plain(why)}", number, param)
+
+
+def _not_json(line: bytes, number: int, error: Exception) -> RowError:
+    """Return the error for a line that is no JSON, with the cause if it is a usual one."""
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        why = "is UTF-16; save the file as UTF-8"
+    elif line.startswith(_BOM):
+        why = "begins with a byte order mark; save the file as UTF-8 without one (the BOM)"
+    elif _begins_array(line, number):
+        why = _ARRAY
+    elif line.strip() == b"{":
+        why = "is a part of a JSON object; write each object on one line. To convert: jq -c . FILE"
+    else:
+        why = f"is not JSON: {error}"
+    return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} {why}", number)
+
+
+def _begins_array(line: bytes, number: int) -> bool:
+    """Whether the file seems to be one JSON array."""
+    return number == 1 and line.lstrip()[:1] == b"["
+
+
+def _plain(why: str) -> str:
+    """Return msgspec's words for a wrong type in ours."""
+    found = _EXPECTED.fullmatch(why)
+    return (
+        why
+        if found is None
+        else f"it must be {_TYPES.get(found[1], found[1])}, not {_TYPES.get(found[2], found[2])}"
+    )

@@ -54,7 +54,7 @@ def test_a_good_line() -> None:
         (line(body=...), RowErrorCode.INVALID_REQUEST, "body"),
         (line(body="x"), RowErrorCode.INVALID_REQUEST, "body"),
         (line(body=body(model=None)), RowErrorCode.INVALID_REQUEST, "body.model"),
-        (line(body=body(model=3)), RowErrorCode.INVALID_REQUEST, "body"),
+        (line(body=body(model=3)), RowErrorCode.INVALID_REQUEST, "body.model"),
         (line(body=body(model="other")), RowErrorCode.MODEL_MISMATCH, "body.model"),
         (line(body=body(stream=True)), RowErrorCode.INVALID_REQUEST, "body.stream"),
         (line(body={"model": "m"}), RowErrorCode.INVALID_REQUEST, "body.messages"),
@@ -65,6 +65,48 @@ def test_bad_lines(text: bytes, code: RowErrorCode, param: str | None) -> None:
     assert isinstance(found, RowError)
     assert (found.code, found.line, found.param) == (code, 17, param)
     assert found.message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (line(custom_id=""), "custom_id: it is empty; give the row an id of its own"),
+        (line(custom_id="x" * 513), "custom_id: it has 513 characters; give"),
+        (line(custom_id=7), "custom_id: it must be a text, not a number"),
+        (line(custom_id=...), "custom_id: Field required; each line is one request: {"),
+        (line(url=...), "url: Field required; each line"),
+        (line(body=...), "body: Field required; each line"),
+        (line(body={}), "body.model: name a model; GET /v1/models lists"),
+        (line(body=body(model="")), "body.model: name a model; GET /v1/models lists"),
+        (line(body=body(model=3)), "body.model: it must be a text, not a number"),
+        (line(body=[]), "body: it must be a JSON object, not a list"),
+        (line(body=None), "body: it must be a JSON object, not null"),
+        (
+            line(body=body(model="b")),
+            "body.model is 'b', but the first request's is 'm'; a batch has one model",
+        ),
+        (b"[1]", "line 17 is not a JSON object; each line is one request: {"),
+        (b"{", "line 17 is a part of a JSON object; write each object on one line. To convert: jq -c . FILE"),
+        (
+            b"\xef\xbb\xbf" + line(),
+            "line 17 begins with a byte order mark; save the file as UTF-8 without one",
+        ),
+        (line().decode().encode("utf-16"), "line 17 is UTF-16; save the file as UTF-8"),
+    ],
+)
+def test_an_error_names_the_field_and_what_to_do(text: bytes, words: str) -> None:
+    found = check_line(text, 17, RULES)
+    assert isinstance(found, RowError)
+    assert found.message.startswith(words)
+    assert found.line == 17
+
+
+@pytest.mark.parametrize("text", [b"[", b'[{"custom_id": "a"},', b"[" + line() + b"]"])
+def test_a_file_that_is_one_array_is_told_how_to_convert(text: bytes) -> None:
+    found = check_line(text, 1, RULES)
+    assert isinstance(found, RowError)
+    assert "begins a JSON array" in found.message
+    assert "jq -c '.[]' FILE" in found.message
 
 
 @pytest.mark.parametrize(
