@@ -108,7 +108,7 @@ class JobError(Wire):
 
 
 class JobWarning(Wire):
-    """A warning to the submitter; ``infeasible_deadline``: the job is estimated to take ``estimate_s``."""
+    """A warning to the submitter: ``infeasible_deadline`` (it is estimated to take ``estimate_s``), ``unknown_field``."""
 
     code: str
     message: str

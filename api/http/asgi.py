@@ -70,6 +70,12 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return known.get(name)
 
 
+def asks(scope: Scope, name: bytes) -> bool:
+    """Return whether a request has a header that turns something on: ``1`` or ``true``."""
+    value = header(scope, name)
+    return value is not None and value.lower() in {b"1", b"true"}
+
+
 def replace_headers(scope: Scope, headers: Sequence[Header]) -> None:
     """Give a request other headers."""
     scope["headers"] = list(headers)

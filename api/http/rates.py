@@ -32,18 +32,17 @@ def raw_rate_headers(rates: Rates | None) -> list[Header]:
     return [(name.encode(), value.encode()) for name, value in rate_headers(rates).items()]
 
 
-def with_rates(send: Send, rates: Rates | None) -> Send:
-    """Return what sends a response with the headers."""
-    headers = raw_rate_headers(rates)
+def with_headers(send: Send, headers: list[Header]) -> Send:
+    """Return what sends a response with further headers."""
     if not headers:
         return send
 
-    async def send_with_rates(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message["headers"], *headers]}
         await send(message)
 
-    return send_with_rates
+    return send_with_headers
 
 
 def duration(ms: int) -> str:

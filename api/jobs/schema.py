@@ -238,7 +238,7 @@ class JobObject(BaseModel):
     worker: str | None
     history: list[dict[str, Any]] = Field(description="Attempts that ended without ending the job.")
     warnings: list[dict[str, Any]] = Field(
-        description="Only in the answer to the submission: `infeasible_deadline`, with `estimate_s`."
+        description="Only in the answer to the submission: `infeasible_deadline`, with `estimate_s`, and `unknown_field`."
     )
     links: dict[str, str]
     result: dict[str, Any] | None = Field(

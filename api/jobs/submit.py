@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
+from api.admission.unknown_fields import note_unknown, unknown_warnings
 from api.admission.webhook_url import check_webhook_url
 from api.fetched import drop_fetched
 from api.http.asgi import Header, reply
@@ -59,7 +60,7 @@ class Jobs:
         sink = services.process if wait_s else None
         with await services.bodies.read(scope, receive) as body:
             identity = identity_of(scope)
-            spec = await self._spec(body, key, sink, identity)
+            spec = await self._spec(body, key, sink, identity, scope)
             with services.hub.inbox(spec.id) as inbox:
                 accepted = await self._accept(spec, span)
                 body.release()  # the wait may be long
@@ -81,7 +82,7 @@ class Jobs:
         if applied:
             headers.append((b"preference-applied", applied.encode()))
         headers += raw_rate_headers(accepted.rates)
-        await _show(job, stored, accepted.id, send, 202, headers, warnings)
+        await _show(job, stored, accepted.id, send, 202, headers, warnings + unknown_warnings(scope))
         await self._forget(job, stored, scope)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,8 +99,11 @@ class Jobs:
         if job is not None and job.once and job.state.terminal and stored is not None:
             await drop_fetched(self._services, job.id, tenant_of(scope))
 
-    async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
+    async def _spec(
+        self, body: Body, key: str | None, sink: str | None, identity: Identity, scope: Scope
+    ) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
+        note_unknown(scope, request.endpoint, request.input, "input.")
         if request.webhook_url is not None:
             await check_webhook_url(self._services, request.webhook_url, "webhook_url", identity.tenant)
         asked = await self._prepared(request, body.data, identity.tenant)

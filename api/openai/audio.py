@@ -14,6 +14,7 @@ from api.access.identity import identity_of, tenant_of
 from api.admission.admit import admit
 from api.admission.request_bodies import SCHEMAS
 from api.admission.rights import check_active
+from api.admission.unknown_fields import note_unknown
 from api.http.asgi import add_raw_route
 from api.http.idempotency import key_parameter
 from api.http.openapi import error_docs
@@ -70,6 +71,7 @@ class AudioCall(OpenAICall):
         services, caller = self._services, identity_of(scope)
         # What the file is tells two requests apart: by it, idempotency keys know them.
         request: dict[str, Any] = {**upload.fields, **upload.lists, "file": f"sha256:{upload.digest}"}
+        note_unknown(scope, self._path, request)
         return await admit(
             services,
             self._path,

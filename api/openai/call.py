@@ -15,13 +15,14 @@ from api.access.identity import identity_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.admission.tiers import tier_of
+from api.admission.unknown_fields import note_unknown, unknown_header
 from api.fetched import drop_fetched
-from api.http.asgi import header
+from api.http.asgi import asks
 from api.http.bodies import Body
 from api.http.body import parse_object
 from api.http.hangup import until_hangup
 from api.http.idempotency import idempotency_key
-from api.http.rates import with_rates
+from api.http.rates import raw_rate_headers, with_headers
 from api.middleware.trace import request_span
 from api.openai.join import join
 from api.openai.stream import answer_stream
@@ -59,6 +60,7 @@ class OpenAICall:
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
         services, data = self._services, body.data
         request = await services.bodies.run(len(data), parse_object, data)
+        note_unknown(scope, self._path, request)
         tier = await tier_of(services, tenant_of(scope), request)
         return await admit(
             services,
@@ -90,7 +92,7 @@ class OpenAICall:
                 with until_hangup(scope):
                     failpoints.hit("api.before_accept")
                     accepted = await accept(services, spec, span)
-                    send = with_rates(send, accepted.rates)
+                    send = with_headers(send, raw_rate_headers(accepted.rates) + unknown_header(scope))
                     failpoints.hit("api.after_accept")
                     body.release()
                     spec, kept = replace(spec, body=b""), kept or spec.listed
@@ -102,7 +104,13 @@ class OpenAICall:
                         over = True
                         return _then_dropped(services, spec, last)
                     over, last = await answer_stream(
-                        services, spec, inbox, send, span, lambda: self._note_first_token(began)
+                        services,
+                        spec,
+                        inbox,
+                        send,
+                        span,
+                        lambda: self._note_first_token(began),
+                        early=asks(scope, b"x-penstock-early-head"),
                     )
                     return _then_dropped(services, spec, last)
             except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
@@ -148,5 +156,4 @@ def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:
 
 def wants_coalescing(scope: Scope) -> bool:
     """Return whether a call may share the run of an identical one."""
-    asked = header(scope, b"x-penstock-coalesce")
-    return asked is not None and asked.lower() in {b"1", b"true"}
+    return asks(scope, b"x-penstock-coalesce")

@@ -12,12 +12,13 @@ from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import Terms, admit
 from api.admission.tiers import Tier, tier_of
+from api.admission.unknown_fields import note_unknown, unknown_header
 from api.admission.webhook_url import asked_webhook
 from api.http.asgi import reply
 from api.http.bodies import Body
 from api.http.body import parse_object
 from api.http.job_end import timing_headers
-from api.http.rates import with_rates
+from api.http.rates import raw_rate_headers, with_headers
 from api.middleware.trace import request_span
 from api.openai.call import OpenAICall, wants_coalescing
 from api.openai.event_frames import NumberedStream
@@ -46,6 +47,7 @@ class CreateResponse(OpenAICall):
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
         services, tenant = self._services, tenant_of(scope)
         request = await services.bodies.run(len(body.data), parse_object, body.data)
+        note_unknown(scope, self._path, request)
         tier = await tier_of(services, tenant, request)
         asked = await prepare(services, request, body.data, tenant)
         body.data = asked.body
@@ -85,7 +87,7 @@ class CreateResponse(OpenAICall):
         queued = await waiting_view(services, spec, spec.body)
         with services.hub.inbox(spec.id) as inbox:
             accepted = await self._accept(spec, scope)
-            send = with_rates(send, accepted.rates)
+            send = with_headers(send, raw_rate_headers(accepted.rates) + unknown_header(scope))
             body.release()
             spec = replace(spec, body=b"")
             if accepted.replayed:

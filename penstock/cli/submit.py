@@ -149,6 +149,9 @@ def submit(
         fields["store"] = False if no_store else None
         fields["placement"] = placement or None  # type: ignore[typeddict-item]
         job = client.submit(body, idempotency_key=idempotency_key, **fields)
+        if stream or waiting:  # otherwise they are in the answer
+            for warning in job.warnings:
+                note(f"warning: {warning.message}")
         if stream:
             watch(console, client, job.id)
         elif waiting:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -137,3 +138,30 @@ async def test_strict_answers_have_the_specifications_members(
     ]
     assert not any({"token_ids", "stop_reason"} & chunk["choices"][0].keys() for chunk in chunks)
     assert chunks[-1]["penstock"]["job_id"] == claim.id
+
+
+async def test_unknown_fields_are_told_on_every_face(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    body = BODY | {"max_token": 3}
+    calls: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+        (CHAT, body, {}),
+        (CHAT, body | {"stream": True}, {"x-penstock-early-head": "1"}),
+        ("/v1/completions", {"model": MODEL, "prompt": "hi", "max_token": 3}, {}),
+    ]
+    for path, sent, headers in calls:
+        asked = asyncio.create_task(http.post(path, json=sent, headers=headers))
+        await puppet.succeed(await puppet.take(), b'{"a":1}')
+        got = await asked
+        assert (got.status_code, got.headers["x-penstock-unknown-fields"]) == (200, "max_token"), path
+        refused = await http.post(path, json=sent, headers=headers | {"x-penstock-strict": "1"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unknown_parameter")
+        assert refused.json()["error"]["param"] == "max_token"
+    job = (await http.post("/v1/jobs", json={"input": body})).json()
+    (warning,) = job["warnings"]
+    assert (warning["code"], warning["param"]) == ("unknown_field", "input.max_token")
+    assert "did you mean 'max_tokens'?" in warning["message"]
+    await puppet.succeed(await puppet.take())
+    strict = await http.post("/v1/jobs", json={"input": body}, headers={"x-penstock-strict": "1"})
+    assert (strict.status_code, strict.json()["error"]["param"]) == (400, "input.max_token")
+    fine = asyncio.create_task(http.post(CHAT, json=BODY, headers={"x-penstock-strict": "1"}))
+    await puppet.succeed(await puppet.take(), b'{"a":1}')
+    assert "x-penstock-unknown-fields" not in (await fine).headers
