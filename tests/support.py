@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _RANDOM = random.SystemRandom()
 _FIRST_PORT, _PORTS = 16_384, 2048
+_untried: list[int] = []
 
 
 def new_id() -> str:
@@ -33,11 +34,14 @@ def free_port() -> int:
 
     The system gives those from 32768 on (Linux): a worker's metrics, or a connection, could take it before its server does.
     Each process of the tests has a range of its own, so that another's server cannot take it either; and Hypothesis, which
-    seeds ``random``, does not have two tests ask for the same.
+    seeds ``random``, does not have two tests ask for the same. No port is named twice before all others were: its server may
+    not have begun yet.
     """
     first = _FIRST_PORT + _PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
     while True:
-        port = _RANDOM.randrange(first, first + _PORTS)
+        if not _untried:
+            _untried.extend(_RANDOM.sample(range(first, first + _PORTS), _PORTS))
+        port = _untried.pop()
         with socket.socket() as s, suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port

@@ -98,7 +98,8 @@ async def test_a_cancelled_job_frees_the_engine(
         await eventually(engine.busy)
         pace = Pace()
         assert (await http.post(f"/v1/jobs/{job_id}/cancel")).status_code < 300
-        await eventually(engine.idle, pace.stretch(1))
+        await eventually(engine.idle)
+        assert pace.allows(1), pace
         job = (await http.get(f"/v1/jobs/{job_id}")).json()
         assert job["state"] == "cancelled"
 
@@ -108,14 +109,16 @@ async def test_a_cancelled_job_frees_the_engine(
 async def test_what_came_within_the_time_is_kept(some_stack: Stack, path: str, stream: bool) -> None:
     async with httpx.AsyncClient(base_url=some_stack.url) as http:
         engine = await Engine.of(http)
-        job_id = await submitted(http, path, stream=stream, timeout_s=0.5)
+        job_id = await submitted(http, path, stream=stream, timeout_s=1.5)
 
         async def over() -> dict[str, Any] | None:
             job: dict[str, Any] = (await http.get(f"/v1/jobs/{job_id}")).json()
             return job if job["state"] not in {"queued", "running"} else None
 
         job = await eventually(over)
-        await eventually(engine.idle, Pace().stretch(1))
+        pace = Pace()
+        await eventually(engine.idle)
+        assert pace.allows(1), pace
         assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
         partial = job["partial"]
         blocks = partial["output"][0]["content"] if path == RESPONSES else partial["content"]

@@ -246,14 +246,15 @@ async def test_progress_is_told_while_there_is_work(engine: Engine) -> None:
 async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: dict[str, object]) -> None:
     if engine.name == "simulated":
         more = {}  # it has one choice only
-    pace = Pace()
     body = body_of(engine, CHAT, **{"max_tokens": 3000, "ignore_eos": True, **more})
     task = asyncio.create_task(engine.run(request_of(body, stream=streamed), lambda chunk: None))
     await eventually(lambda: engine.stats().running)
+    pace = Pace()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await eventually(lambda: engine.stats().running == 0, timeout_s=pace.stretch(1))
+    await eventually(lambda: engine.stats().running == 0)
+    assert pace.allows(1), pace
     # One more: its step tells what the engine really still runs.
     other = asyncio.create_task(engine.run(request_of({**body, "n": 1}), never))
     await eventually(lambda: engine.stats().running == 1)
@@ -266,15 +267,15 @@ async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: di
 async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, streamed: bool) -> None:
     if engine.name == "openai" and not streamed:
         return  # a server says nothing of a response that it did not finish
-    pace = Pace()
     body = body_of(engine, endpoint, max_tokens=3000, ignore_eos=True)
     chunks: list[Chunk] = []
     task = asyncio.create_task(engine.run(request_of(body, endpoint, stream=streamed), chunks.append))
     await eventually(lambda: engine.stats().running)
     await eventually(lambda: len(chunks) > 20 or (not streamed and engine.stats().kv_cache_usage))
+    pace = Pace()
     await engine.abort("job_of_nobody")
     await engine.abort("job_0123456789")
-    final = await asyncio.wait_for(task, pace.stretch(2))
+    final = await asyncio.wait_for(task, 20)
     assert final.status == 200
     response = json.loads(final.body)
     choice = response["choices"][0]
@@ -289,7 +290,8 @@ async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, stream
         ]
         assert "".join(deltas) == text != ""
         assert not any(one["finish_reason"] for frame in frames for one in frame["choices"])
-    await eventually(lambda: engine.stats().running == 0, timeout_s=pace.stretch(1))
+    await eventually(lambda: engine.stats().running == 0)
+    assert pace.allows(3), pace
     assert (await engine.run(request_of(body_of(engine, CHAT)), never)).status == 200
 
 

@@ -30,8 +30,8 @@ def timed_out(client, **more):
 
 def test_an_attempt_has_its_time_and_what_it_produced_is_kept(client):
     pace = Pace()
-    job = client.submit(LONG, timeout_s=0.4, queue_timeout_s=60, stream=True)
-    assert (job.timeout_s, job.queue_timeout_s) == (0.4, 60)
+    job = client.submit(LONG, timeout_s=1.5, queue_timeout_s=60, stream=True)
+    assert (job.timeout_s, job.queue_timeout_s) == (1.5, 60)
     pieces = []
     with pytest.raises(errors.JobFailedError) as caught:
         pieces.extend(client.stream(job.id))
@@ -40,7 +40,7 @@ def test_an_attempt_has_its_time_and_what_it_produced_is_kept(client):
     assert (got.state, got.attempt, got.result) == ("failed", 1, None)
     assert got.partial["choices"][0]["finish_reason"] == "abort"
     assert got.partial_text == "".join(pieces) != ""
-    assert 0.4 <= got.timings.finished_at - got.timings.started_at < pace.stretch(3)
+    assert 1.5 <= got.timings.finished_at - got.timings.started_at < pace.stretch(5)
 
 
 def test_a_cancelled_job_keeps_its_text_and_can_be_run_again(client):

@@ -92,7 +92,7 @@ async def ask(engine: Engine, endpoint: str, body: dict[str, Any], *, stream: bo
 async def lives(engine: Engine) -> None:
     """See that the engine still answers, and that nothing is left in it, which would look like an engine that hangs."""
     assert (await ask(engine, COMPLETIONS, {"prompt": "a"})).status == 200
-    await eventually(lambda: engine.progress() is None, 2.0)
+    await eventually(lambda: engine.progress() is None)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -115,7 +115,7 @@ async def test_rotating_and_revoking(http: httpx.AsyncClient) -> None:
     async def refused() -> bool:
         return (await http.get("/v1/models", headers=bearer(turned["key"]))).status_code == 401
 
-    await eventually(refused, timeout_s=2.0)
+    await eventually(refused)
     again = await http.post(f"{KEYS}/{made['id']}/rotate")
     assert (again.status_code, again.json()["error"]["code"]) == (409, "key_inactive")
 

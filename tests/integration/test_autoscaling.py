@@ -213,9 +213,9 @@ async def test_metrics_have_the_same_numbers(http, store) -> None:
         return seen if seen.get("penstock_pool_backlog_jobs") == backlog else None
 
     await eventually(lambda: at(0))
-    await store.client.hset(store.keys("pool", "chat"), "run", 10_000)
+    await store.client.hset(store.keys("pool", "chat"), "run", 100_000)
     for _ in range(10):
-        await store.accept(spec(pool="chat", model="m", queue_timeout_ms=5_000))
+        await store.accept(spec(pool="chat", model="m", queue_timeout_ms=50_000))
     seen = await eventually(lambda: at(10))
     assert seen["penstock_pool_scales_from_zero"] == 1
     assert seen["penstock_pool_deadline_replicas"] == 3 == (await read(http))["deadline_replicas"]

@@ -155,11 +155,13 @@ async def test_a_follower_resumes_after_the_last_event(
     client: openai.AsyncOpenAI, api: ApiServer, work: Callable
 ) -> None:
     await work(concurrency=2, simulated_inter_token_s=0.02)
-    batch = await create(client, [row(n, max_tokens=8) for n in range(12)])
-    path = f"/v1/batches/{batch.id}/events"
     async with api.client() as http:
+        await http.post("/v1/queues/default/pause")
+        batch = await create(client, [row(n, max_tokens=8) for n in range(12)])
+        path = f"/v1/batches/{batch.id}/events"
         ((last, name, _),) = await read_events(http, batch.id, most=1)
         assert name == "progress"
+        await http.post("/v1/queues/default/resume")
         events = await read_events(http, batch.id, last)
         ids = [int(ident) for ident, _, _ in events]
         assert ids == sorted(set(ids))

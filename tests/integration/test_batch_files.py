@@ -46,9 +46,11 @@ async def batch(client: openai.AsyncOpenAI, work: Callable) -> Any:
 def parts_go(broker_settings: BrokerSettings, files_url: str) -> Callable:
     async def go(batch_id: str) -> None:
         """Have an hour pass."""
+        parts = Keys(broker_settings.namespace)("batches_parts")
         with Redis.from_url(broker_settings.redis_url) as redis:
-            redis.zadd(Keys(broker_settings.namespace)("batches_parts"), {batch_id: 1})
-        await eventually(lambda: not (Path(files_url) / "batches" / batch_id).exists())
+            redis.zadd(parts, {batch_id: 1})
+            await eventually(lambda: redis.zscore(parts, batch_id) is None)
+        assert not (Path(files_url) / "batches" / batch_id).exists()
 
     return go
 

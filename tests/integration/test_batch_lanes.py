@@ -42,13 +42,14 @@ async def test_rows_of_a_higher_lane_do_not_take_turns_with_those_of_a_lower(
 ) -> None:
     journal = tmp_path / "journal"
     await work(concurrency=8, simulated_inter_token_s=0.02, simulated_journal=str(journal))
-    bulk = await create(client, [row(n, max_tokens=10) for n in range(100)])
+    bulk = await create(client, [row(n, max_tokens=10) for n in range(199)])
     await eventually(lambda: len(started(journal)) >= 12)
     high = await create(client, [row(n, max_tokens=10) for n in range(10)], extra_body={"priority": "high"})
-    batches = [await ended(client, one.id) for one in (high, bulk)]
-    assert [batch.request_counts.completed for batch in batches] == [10, 100]
+    assert (await ended(client, high.id)).request_counts.completed == 10
+    # Cancelled while it had rows left: it is long enough that the other has ended first on a busy machine, too.
+    assert (await client.batches.cancel(bulk.id)).status == "cancelling"
+    assert (await ended(client, bulk.id)).status == "cancelled"
     names = [high.id.removeprefix("batch_") in job for job in started(journal)]
     first, last = names.index(True), len(names) - 1 - names[::-1].index(True)
     assert names.count(True) == 10
-    assert last < 100  # it overtook
     assert names[first : last + 1].count(False) <= 1

@@ -22,6 +22,7 @@ from tests.batching import create, ended, jsonl, lines, row, upload
 from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.integration.test_batch_faults import QUICK, complete, starts
+from tests.integration.test_claims import first_of
 from tests.scraping import Scraped
 from tests.support import eventually
 from tests.upstream import Answer, Upstream
@@ -36,7 +37,7 @@ APART = {"batch_prefix_order": False, "batch_answer_identical_once": False}
 
 @pytest.fixture
 def broker_settings(broker_settings: BrokerSettings) -> BrokerSettings:
-    """Short leases, so that a takeover takes seconds."""
+    """What workers have, too."""
     return broker_settings.model_copy(update=QUICK)
 
 
@@ -174,7 +175,12 @@ async def test_a_request_under_which_engines_die_convicts_its_like(
 
 @pytest.mark.parametrize("window", ["bulk.after_part=kill@2", "bulk.after_row=kill@9"])
 async def test_a_worker_killed_among_identical_rows_leaves_each_one_line(
-    client: openai.AsyncOpenAI, start_worker: Callable, work: Callable, files_url: str, window: str
+    client: openai.AsyncOpenAI,
+    start_worker: Callable,
+    work: Callable,
+    store: JobStore,
+    files_url: str,
+    window: str,
 ) -> None:
     given = {**QUICK, "concurrency": 4, "simulated_inter_token_s": 0.02}
     first = start_worker("w1", files_url=files_url, failpoints=window, **given)
@@ -182,6 +188,7 @@ async def test_a_worker_killed_among_identical_rows_leaves_each_one_line(
     rows = [same(n, n % 40, max_tokens=-1 if n % 40 == 7 else 5) for n in range(120)]
     batch = await create(client, rows)
     assert await asyncio.to_thread(first.wait) < 0
+    await store.bury(first_of(await store.workers(ended=True), "w1"))
     await work("w2", **given)
     done = await complete(client, batch.id, 120)
     assert done.request_counts.to_dict() == {"total": 120, "completed": 117, "failed": 3}

@@ -34,7 +34,7 @@ async def test_bulk_leaves_slots_free_and_interactive_jobs_start_at_once(store: 
         job = await ended(store, await submit(store, chat(f"hi {n}", max_tokens=2), lane=Lane.REALTIME))
         assert job.state is JobState.SUCCEEDED
         waits.append(job.timings.queue_ms)
-    assert max(waits) < 1000  # and not the 100 s of a bulk job; how little it is, the benchmark tells
+    assert max(waits) < 20_000  # and not the 100 s of a bulk job; how little it is, the benchmark tells
     assert (await states(store, bulk)).count(JobState.RUNNING) == 6
     for job_id in bulk:
         await store.cancel(job_id)

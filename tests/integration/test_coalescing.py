@@ -179,11 +179,10 @@ async def test_a_leader_and_a_follower_that_expire_in_one_claim_leave_nothing(st
 async def test_followers_have_started_when_their_leader_has(store: JobStore) -> None:
     await alive(store)
     await store.accept(spec())
-    early = await store.accept(spec(queue_timeout_ms=30))
+    early = await store.accept(spec(queue_timeout_ms=30_000))
     claim = await take(store)
-    late = await store.accept(spec(queue_timeout_ms=30))
-    await eventually(lambda: asyncio.sleep(0.05, True))
-    await store.reap()
+    late = await store.accept(spec(queue_timeout_ms=30_000))
+    assert not await store.client.exists(store.keys("deadlines"))  # which could end one of them
     await store.finish(claim, W, JobState.SUCCEEDED, result=b"{}")
     assert await states(store, [early.id, late.id]) == ["succeeded"] * 2
 

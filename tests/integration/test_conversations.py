@@ -260,7 +260,7 @@ async def test_a_use_keeps_the_conversation_and_its_last_response(
         ended = await store.client.zscore(keys("ended", "succeeded"), job.id)
         return await store.client.pttl(keys("conversation", made.id)), ended
 
-    await store.client.pexpire(keys("conversation", made.id), 1000)
+    await store.client.pexpire(keys("conversation", made.id), 60_000)
     _, before = await left()
     await asyncio.sleep(0.002)
     assert await conversations.add(made.id, [HELLO])

@@ -49,7 +49,7 @@ async def test_a_connection_that_the_server_closed_is_opened_again(
 async def test_the_replies_to_a_cancelled_caller_go_to_nobody_else(
     client: Redis, valkey: EmbeddedServer
 ) -> None:
-    task = asyncio.create_task(exchange(client, [("BLPOP", "nothing", 1), ("ECHO", "late")]))
+    task = asyncio.create_task(exchange(client, [("BLPOP", "nothing", 60), ("ECHO", "late")]))
     async with connect(valkey.url) as other:
         await eventually(lambda: _waits(other))
     task.cancel()

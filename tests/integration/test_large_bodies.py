@@ -96,14 +96,17 @@ async def test_few_large_responses_are_in_memory_at_once(
         async with room_for(services, job_id, None):
             now += 1
             most = max(most, now)
-            for _ in range(10):
+            if now == at_once:
+                full.set()
+            await asyncio.wait_for(full.wait(), 20)
+            for _ in range(10):  # nobody else gets in
                 await store.client.ping()
             now -= 1
 
     try:
         for body, at_once in ((LARGE, 2), (b'{"input":"hi"}', 8)):
             job = await store.accept(spec(body=body))
-            most = 0
+            most, full = 0, asyncio.Event()
             await asyncio.gather(*(hold(job.id) for _ in range(8)))
             assert most == at_once
             await store.cancel(job.id)

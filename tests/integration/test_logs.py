@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from monitoring.events import EVENTS
 from monitoring.logging import FIRST
@@ -167,9 +169,9 @@ async def test_what_an_operator_asks_for_is_one_line_each(stack) -> None:
 
 
 async def test_the_reaper_names_the_jobs_of_a_lost_worker(
-    broker_settings: BrokerSettings, tmp_path: Path
+    broker_settings: BrokerSettings, store: JobStore, tmp_path: Path
 ) -> None:
-    lease: dict[str, Any] = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
+    lease: dict[str, Any] = {"lease_ttl_s": 60.0, "reap_interval_s": 0.2}
     api = ApiProcess(broker_settings, tmp_path / "api.log", free_port(), log_json=True, reap_interval_s=0.2)
     worker = WorkerProcess(broker_settings, tmp_path / "worker.log", simulated_inter_token_s=0.05, **lease)
     try:
@@ -191,6 +193,9 @@ async def test_the_reaper_names_the_jobs_of_a_lost_worker(
             failed = (await http.post("/v1/jobs", json=wish | {"max_attempts": 1})).json()["id"]
             await eventually(both_run)
             worker.signal(signal.SIGKILL)
+            await asyncio.to_thread(worker.wait)
+            (incarnation,) = [one["incarnation"] for one in await store.workers(ended=True)]
+            await store.bury(incarnation)
             await eventually(lambda: any(line["event"] == "reaped" for line in read(api.log)))
             (line,) = [line for line in read(api.log) if line["event"] == "reaped"]
             assert (line["requeued_jobs"], line["failed_jobs"]) == ([lost], [failed])

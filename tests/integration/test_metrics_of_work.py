@@ -22,6 +22,7 @@ from jobs.states import JobState
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
+from tests.integration.test_claims import first_of
 from tests.integration.test_worker import chat, running, submit
 from tests.integration.test_worker import ended as job_ended
 from tests.puppet import MODEL, Puppet
@@ -97,12 +98,14 @@ async def test_everything_that_a_worker_counts_counts(
     assert await counted("attempts_total", number="1") == 3
     assert await counted("attempts_total", number="2") == 1
 
-    taken = await submit(store, chat(max_tokens=50))
+    taken = await submit(store, chat(max_tokens=4000), stream=True)
     await running(store, taken)
     await _taken_from_its_worker(store, taken)
     await eventually(lambda: counted("fence_rejections_total"))
     await store.pause("default", paused=False)
-    assert (await job_ended(store, taken)).state is JobState.SUCCEEDED
+    await running(store, taken)
+    await store.cancel(taken)
+    assert (await job_ended(store, taken)).state is JobState.CANCELLED
 
     batch = await create(client, [row(n, max_tokens=2) for n in range(5)])
     assert (await ended(client, batch.id)).status == "completed"
@@ -148,7 +151,7 @@ async def test_a_worker_of_an_earlier_version_tells_of_jobs_alone(
     await store.cancel(job)
 
 
-LEASE = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
+LEASE = {"lease_ttl_s": 60.0, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
 INPUT = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
@@ -178,6 +181,7 @@ async def test_jobs_that_no_worker_ended_are_counted_once_whoever_ended_them(
             twins = [await post(input=INPUT | {"temperature": 0}, coalesce=True) for _ in range(2)]
             first.signal(signal.SIGKILL)
             await asyncio.to_thread(first.wait)
+            await store.bury(first_of(await store.workers(ended=True), "w1"))
             await eventually(lambda: _is(http, lost, "failed"))
             await ready("w2", **LEASE)
             assert (await http.post("/v1/queues/default/resume")).status_code == 200

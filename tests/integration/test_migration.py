@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from structlog.testing import capture_logs
 
 from broker.db.client import connect
@@ -70,12 +70,20 @@ async def old(tmp_path: Path) -> AsyncIterator[JobStore]:
     settings = BrokerSettings(redis_url=f"unix://{socket}", namespace=MANIFEST["namespace"], retention_s=4e9)
     store = JobStore(connect(settings.redis_url), settings)
     try:
-        await eventually(socket.exists)
+        await eventually(lambda: _answers(store))
         yield store
     finally:
         await store.aclose()
         server.terminate()
         await server.wait()
+
+
+async def _answers(store: JobStore) -> bool:
+    """Whether the server has read its data: its socket is there before it listens."""
+    try:
+        return bool(await store.client.ping())
+    except RedisError:
+        return False
 
 
 def bytes_of(told: Any) -> bytes | None:
@@ -248,7 +256,7 @@ async def test_data_of_a_newer_version_is_refused(store: JobStore) -> None:
 
 async def _beat(old: JobStore) -> None:
     """Prolong a lease, as a worker of the earlier version does."""
-    await old.client.zadd(f"{old.keys.namespace}:workers", {"w-alive": await old.now_ms() + 1000})
+    await old.client.zadd(f"{old.keys.namespace}:workers", {"w-alive": await old.now_ms() + 60_000})
 
 
 async def _keep_beating(old: JobStore) -> None:
@@ -260,10 +268,21 @@ async def _keep_beating(old: JobStore) -> None:
 async def test_the_lock_lasts_as_long_as_the_take_over(
     old: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here it lasts longer than the lock by itself, as it waits for the lease of a worker that has died."""
-    monkeypatch.setattr("broker.migration._LOCK_MS", 100)
-    await old.client.zadd(f"{old.keys.namespace}:workers", {"gone": await old.now_ms() + 500})
+    """Here it waits for the lease of a worker that has died, until the lock was prolonged."""
+    monkeypatch.setattr("broker.migration._LOCK_MS", 4000)
+    workers, lock = f"{old.keys.namespace}:workers", f"{old.keys('schema')}:lock"
+    await old.client.zadd(workers, {"gone": await old.now_ms() + 60_000})
+    left_ms = 0
+
+    async def prolonged() -> bool:
+        nonlocal left_ms
+        before_ms, left_ms = left_ms, await old.client.pttl(lock)
+        return left_ms > before_ms > 0
+
     with capture_logs() as lines:
-        await asyncio.gather(prepare(old), prepare(old))
+        both = asyncio.gather(prepare(old), prepare(old))
+        await eventually(prolonged)
+        await old.client.zrem(workers, "gone")
+        await both
     assert [line["event"] for line in lines] == ["migration_begun", "migration_done"]
-    assert not await old.client.exists(f"{old.keys('schema')}:lock")
+    assert not await old.client.exists(lock)

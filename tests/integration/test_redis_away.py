@@ -82,6 +82,15 @@ class Site:
         lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
         return Counter(line["job"] for line in lines if line["event"] == "start")
 
+    def at_once(self, jobs: list[str]) -> int:
+        """How many of some jobs were on the engine at the same time, by its journal."""
+        now = most = 0
+        for line in map(json.loads, self.journal.read_text().splitlines()):
+            if line["job"] in jobs:
+                now += 1 if line["event"] == "start" else -1
+                most = max(most, now)
+        return most
+
     def redis(self) -> Redis:
         return connect_sync(self.server.url, decode_responses=True)
 
@@ -152,10 +161,12 @@ async def all_succeed(http: httpx.AsyncClient, jobs: list[str], timeout_s: float
 async def whole_again(site: Site, http: httpx.AsyncClient) -> list[str]:
     """All slots are free, and every one of them works. Returns the jobs that showed it."""
     await eventually(lambda: site.running() == 0, 20)
+    assert (await http.post("/v1/queues/default/pause")).status_code == 200
     jobs = [await submit(http, 50) for _ in range(CAPACITY + 2)]
-    await eventually(lambda: site.running() == CAPACITY, 10)
+    assert (await http.post("/v1/queues/default/resume")).status_code == 200
     await all_succeed(http, jobs)
-    await eventually(lambda: site.running() == 0, 10)
+    assert site.at_once(jobs) == CAPACITY
+    await eventually(lambda: site.running() == 0)
     return jobs
 
 
@@ -215,10 +226,9 @@ async def test_stalled(site: Site, http: httpx.AsyncClient) -> None:
     async with load(site, http) as told:
         freeze(site.server.pid)
         await asyncio.sleep(10)  # the fault's length
+        await eventually(lambda: told.refused >= 4)  # of four clients, while it still sleeps
         os.kill(site.server.pid, signal.SIGCONT)
         await told.goes_on(time.monotonic())
-    assert told.refused
-    assert told.slowest_s < told.pace.stretch(12)
     assert site.starts().keys() - before == told.ran
 
 
@@ -234,9 +244,9 @@ async def test_every_connection_cut_again_and_again(site: Site, http: httpx.Asyn
 
 async def test_killed(site: Site, http: httpx.AsyncClient) -> None:
     """What got a 202 survives, streams too; what comes meanwhile gets a 503, and nothing is left of it."""
-    streamed = await submit(http, 100, stream=True)
+    streamed = await submit(http, 200, stream=True)
     reading = asyncio.create_task(read_events(http, streamed))
-    chatting = asyncio.create_task(read_chat(http, 100))
+    chatting = asyncio.create_task(read_chat(http, 200))
     await eventually(lambda: site.running() == 2)
     long = [await submit(http, 100) for _ in range(CAPACITY * 2)]
     async with load(site, http) as told:
@@ -537,7 +547,7 @@ async def test_a_demoted_master_is_left_for_the_one_at_its_address(tmp_path: Pat
                 (model,) = await store.models()
                 assert model == {"name": "m", "pool": "new", "aliases": [], "created": model["created"]}
                 said = msgspec.msgpack.encode(["word"])
-                await eventually(lambda: admin.publish("channel", said), 5)
-                await eventually(lambda: ["word"] in heard, 5)
+                await eventually(lambda: admin.publish("channel", said))
+                await eventually(lambda: ["word"] in heard)
             await subscriber.stop()
             await store.aclose()

@@ -69,9 +69,14 @@ async def test_the_last_attempts_failure_is_the_jobs(quick: JobStore) -> None:
     assert (await quick.result(claim.id)).body == b'{"error":{}}'
 
 
-async def test_no_attempt_is_planned_behind_the_deadline(store: JobStore) -> None:
-    claim = await claimed(store, expires_in_ms=400)
-    assert await store.retry_later(claim, W, BROKEN, 0.5, status=500) is JobState.FAILED
+async def test_no_attempt_is_planned_behind_the_deadline(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    slow = JobStore(
+        store.client, broker_settings.model_copy(update={"retry_base_s": 1000.0, "retry_max_s": 1000.0})
+    )
+    claim = await claimed(store, expires_in_ms=400_000)
+    assert await slow.retry_later(claim, W, BROKEN, 0.5, status=500) is JobState.FAILED
     assert (await read(store, claim.id)).phase == Failed(BROKEN, 500)
 
 
@@ -114,10 +119,12 @@ async def test_an_engines_death_counts_as_an_attempt(store: JobStore) -> None:
 
 async def test_queue_timeout_counts_until_the_start_only(store: JobStore) -> None:
     await alive(store)
-    started = await store.accept(spec(queue_timeout_ms=300, timeout_ms=7000))
+    started = await store.accept(spec(queue_timeout_ms=60_000, timeout_ms=7000))
     behind = await store.accept(spec(queue_timeout_ms=300, expires_in_ms=60_000))
     claim = await take(store)
     assert (claim.id, claim.timeout_ms) == (started.id, 7000)
+    deadlines = await store.client.zrange(store.keys("deadlines"), 0, -1)
+    assert deadlines == [behind.id]  # what has started has no other limit
 
     async def over() -> bool:
         await store.reap()
@@ -136,8 +143,11 @@ async def test_queue_timeout_counts_until_the_start_only(store: JobStore) -> Non
 
 async def test_the_whole_life_ends_a_job_that_has_started_in_time(store: JobStore) -> None:
     await alive(store)
-    accepted = await store.accept(spec(queue_timeout_ms=50, expires_in_ms=200))
+    accepted = await store.accept(spec(queue_timeout_ms=30_000, expires_in_ms=60_000))
     await take(store)
+    deadlines = store.keys("deadlines")
+    assert await store.client.zscore(deadlines, accepted.id) == accepted.created_ms + 60_000
+    await store.client.zadd(deadlines, {accepted.id: 1})  # a minute later
 
     async def told() -> tuple[tuple[str, str], ...]:
         await store.reap()

@@ -350,8 +350,9 @@ async def test_expired_at_the_claim(store: JobStore) -> None:
 
 
 async def test_reaper_expires_queued_and_running(store: JobStore) -> None:
-    claim = await claimed(store, expires_in_ms=50)
+    claim = await claimed(store, expires_in_ms=60_000)
     queued = await store.accept(spec(expires_in_ms=50))
+    await store.client.zadd(store.keys("deadlines"), {claim.id: 1})  # a minute later
 
     async def reaped() -> bool:
         await store.reap()
@@ -425,33 +426,36 @@ async def test_all_jobs_of_many_lost_workers_are_taken_back_in_the_order_of_thei
     assert {(await read(store, job_id)).attempt for job_id in taken[::100]} == {2}
 
 
-async def test_expired_lease_is_reaped(store: JobStore, broker_settings: BrokerSettings) -> None:
-    brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 0.1}))
-    claim = await claimed(brief)
-
-    async def requeued() -> int:
-        return (await brief.reap()).requeued
-
-    assert await eventually(requeued) == 1
+async def test_expired_lease_is_reaped(store: JobStore) -> None:
+    claim = await claimed(store)
+    assert (await store.reap()).requeued == 0
+    await _let_run_out(store, W)
+    assert (await store.reap()).requeued == 1
     assert (await read(store, claim.id)).state is JobState.QUEUED
+
+
+async def _let_run_out(store: JobStore, worker: str) -> None:
+    """Have a worker's lease end a moment ago; the reaper's last round was before."""
+    now_ms = await store.now_ms()
+    await store.client.zadd(store.keys("leases"), {worker: now_ms - 50})
+    await store.client.hset(store.keys("reaper"), "tick", now_ms - 600)
 
 
 async def test_after_redis_was_away_a_lease_goes_on_for_its_workers_own_time(
     store: JobStore, broker_settings: BrokerSettings
 ) -> None:
-    """The settings of the reaper do not matter: 4 s without a round are little for 15 s, too much for 0.3 s."""
-    brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 0.3}))
+    """The settings of the reaper do not matter: 4 s without a round are little for 15 s, too much for 4 s."""
+    brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 4.0}))
     claim = await claimed(brief)
     await brief.heartbeat(W, info={"pool": "default"})
     await store.heartbeat("worker-b", first=True, info={"pool": "default"})
     long = await store.client.zscore(store.keys("leases"), "worker-b")
-    await asyncio.sleep(0.35)  # past the lease
-    now_s, _ = await store.client.time()
-    await store.client.hset(store.keys("reaper"), "tick", (now_s - 4) * 1000)
+    await _let_run_out(store, W)
+    await store.client.hset(store.keys("reaper"), "tick", await store.now_ms() - 4000)
     assert (await store.reap()).requeued == 0
     assert not (await brief.heartbeat(W)).lost
     assert await store.client.zscore(store.keys("leases"), "worker-b") == long
-    await asyncio.sleep(0.35)
+    await _let_run_out(store, W)
     assert (await store.reap()).requeued == 1
     assert (await read(store, claim.id)).state is JobState.QUEUED
 

@@ -32,7 +32,7 @@ WINDOWS = ("worker.before_finish=kill@40,bulk.after_part=kill@3", "worker.before
 
 @pytest.fixture
 def broker_settings(broker_settings: BrokerSettings) -> BrokerSettings:
-    """Short leases, so that a takeover takes seconds."""
+    """What workers have, too."""
     return broker_settings.model_copy(update=QUICK)
 
 
@@ -67,6 +67,8 @@ async def test_sums_equal_the_jobs_own_usage_while_workers_are_killed(
         await submit(store, chat(f"job {n}", max_tokens=-1 if n % 10 == 9 else 1 + n % 7))
     for worker in dying:
         assert await asyncio.to_thread(worker.wait) < 0
+    for worker in await store.workers(ended=True):
+        await store.bury(worker["incarnation"])
     await work("w9", **given)
     done = await complete(client, batch.id, 150)
 

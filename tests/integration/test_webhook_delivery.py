@@ -199,7 +199,7 @@ async def test_slow_receivers_of_one_tenant_hold_no_other_tenant(
 
     def answer(got: Got) -> Reply:
         if got.path == "/slow":
-            waited.append(over.wait(15))
+            waited.append(over.wait(60))
         return Reply()
 
     receiver.answer = answer
@@ -254,10 +254,14 @@ async def test_a_window_lets_a_slow_receiver_keep_pace(
     """Several are under way at once, they begin in order, and what fails is tried again before what comes later."""
     at_once: list[int] = []
     open_now: set[str] = set()
+    full = threading.Event()
 
     def answer(got: Got) -> Reply:
         open_now.add(got.id)
         at_once.append(len(open_now))
+        if len(open_now) == 4:
+            full.set()
+        full.wait(60)
         time.sleep(0.05)
         open_now.discard(got.id)
         return Reply()
@@ -268,7 +272,7 @@ async def test_a_window_lets_a_slow_receiver_keep_pace(
         events = [await hooks.test(endpoint) for _ in range(24)]
         await settled(hooks, endpoint)
     assert sorted(receiver.ids) == sorted(map(str, events))
-    assert 1 < max(at_once) <= 4
+    assert max(at_once) == 4
     assert all(abs(receiver.ids.index(str(event)) - n) <= 4 for n, event in enumerate(events))
 
 
@@ -277,16 +281,13 @@ async def test_a_coordinator_that_stops_gives_its_outboxes_back(
 ) -> None:
     receiver.answer = lambda _: Reply(delay_s=0.1)
     endpoint, _ = await endpoint_at(hooks, receiver.url)
-    events = [await hooks.test(endpoint) for _ in range(6)]
-    with CoordinatorThread(broker_settings, **ALLOWED):
+    events = [await hooks.test(endpoint) for _ in range(60)]
+    with CoordinatorThread(broker_settings, **ALLOWED, batch_lease_s=600):  # nobody waits for its end
         await eventually(lambda: len(receiver.got) >= 2)
-    before = len(receiver.got)
-    assert before < 6
+    assert len(receiver.got) < 60
     receiver.answer = lambda _: Reply()
-    began = time.monotonic()
     with CoordinatorThread(broker_settings, **ALLOWED):
         await settled(hooks, endpoint)
-        assert time.monotonic() - began < 10  # no lease had to run out
     assert receiver.ids == events  # the try under way was finished, so that nothing came twice
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from redis import Redis
 
+from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.processes import ROOT, WorkerProcess
-from tests.support import wait_until
+from tests.support import freeze, wait_until
 
 
 def check(settings: BrokerSettings, url: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,12 +28,15 @@ def test_it_follows_the_lease(broker_settings: BrokerSettings, tmp_path: Path) -
     before = check(broker_settings)
     assert before.returncode == 1
     assert "has a lease" in before.stderr
-    worker = WorkerProcess(broker_settings, tmp_path / "worker.log", lease_ttl_s=1.0, heartbeat_s=0.2)
+    worker = WorkerProcess(broker_settings, tmp_path / "worker.log", lease_ttl_s=60.0)
     try:
         wait_until(worker.is_ready)
         assert check(broker_settings).returncode == 0
-        worker.signal(signal.SIGSTOP)  # its process lives, and its loop stands still
-        wait_until(lambda: check(broker_settings).returncode == 1)
+        freeze(worker.process.pid)  # its process lives, and its loop stands still
+        with Redis.from_url(broker_settings.redis_url) as redis:  # for longer than its lease
+            leases = Keys(broker_settings.namespace)("leases")
+            assert redis.zadd(leases, dict.fromkeys(redis.zrange(leases, 0, -1), 1), xx=True, ch=True)
+        assert check(broker_settings).returncode == 1
         worker.signal(signal.SIGKILL)
     finally:
         worker.close()

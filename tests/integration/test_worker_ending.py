@@ -19,7 +19,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.states import JobState
 from penstock.server.valkey import EmbeddedServer
-from tests.integration.test_worker import chat, read, ready, running, start_worker, submit
+from tests.integration.test_worker import begun, chat, read, ready, running, start_worker, submit
 from tests.pace import Pace
 from tests.processes import WorkerProcess
 from tests.support import eventually, freeze
@@ -49,9 +49,10 @@ async def reasons(store: JobStore, job_id: str) -> tuple[JobState, list[str]]:
 async def test_celerys_shutdown_is_our_drain(store: JobStore, ready, broker_settings: BrokerSettings) -> None:
     worker = await ready(**SLOW, drain_timeout_s=1.0)
     app = make_celery(broker_settings.redis_url, broker_settings.namespace)
-    short, long = await submit(store, chat(max_tokens=8)), await submit(store, LONG, max_attempts=1)
-    await running(store, short)
+    long = await submit(store, LONG, max_attempts=1)
     await running(store, long)
+    short = await submit(store, chat(max_tokens=6))
+    await begun(store, short)
     replies = await asyncio.to_thread(app.control.broadcast, "shutdown", reply=True, limit=1, timeout=20)
     assert "drains" in str(replies)
     await ends(worker, 1.0)
@@ -173,9 +174,9 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
 
 
 async def test_a_worker_that_loses_its_heartbeat_ends_and_gives_its_jobs_back(store: JobStore, ready) -> None:
-    worker = await ready(**SLOW, heartbeat_s=0.1, failpoints="worker.before_beat=raise@10")
-    job_id = await submit(store, LONG, max_attempts=1)
-    await running(store, job_id)
+    job_id = await submit(store, LONG, max_attempts=1)  # it runs before the heartbeat ends
+    worker = await ready(**SLOW, heartbeat_s=0.1, failpoints="worker.before_beat=raise@20")
+    await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text())
     await ends(worker, 1.0, status=1)
     assert "the heartbeat ended" in worker.log.read_text()
     assert await reasons(store, job_id) == (JobState.QUEUED, ["released"])

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
+from broker.db.keys import Keys
 from jobs.access import ApiKey
 from penstock.server.valkey import EmbeddedServer
 from tests.batching import jsonl, row
@@ -25,7 +27,12 @@ from tests.security.world import GUARDED, Answer, World
 from tests.support import free_port, wait_until
 
 LOUD: dict[str, Any] = {"log_level": "debug", "log_json": True}
-LEASE: dict[str, Any] = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2, "retry_base_s": 0.05}
+LEASE: dict[str, Any] = {
+    "lease_ttl_s": 60.0,
+    "heartbeat_s": 0.3,
+    "reap_interval_s": 0.2,
+    "retry_base_s": 0.05,
+}
 CHAT = "/v1/chat/completions"
 
 
@@ -158,6 +165,10 @@ class Life:
         wait_until(lambda: all(self.state(job) == "running" for job in ids))
         for worker in self.workers:
             worker.signal(signal.SIGKILL)
+            worker.wait()
+        with Redis.from_url(self.world.base.redis_url) as client:  # their leases end: nobody waits for that
+            leases = Keys(self.world.base.namespace)("leases")
+            client.zadd(leases, dict.fromkeys(client.zrange(leases, 0, -1), 0), xx=True)
         wait_until(lambda: all(self.state(job) == "failed" for job in ids))
 
     def state(self, job: str) -> str:

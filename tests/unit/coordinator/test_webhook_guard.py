@@ -147,8 +147,10 @@ async def test_no_cookie_is_kept(open_guard: Guard) -> None:
 
 async def test_the_time_of_a_try_is_bounded() -> None:
     one = guard(timeout_s=0.2)
-    with Receiver(lambda _: Reply(delay_s=0.6)) as receiver:
+    over = threading.Event()
+    with Receiver(lambda _: Reply() if over.wait(60) else Reply(500)) as receiver:
         answer = await one.post(receiver.url, b"{}", {})
+        over.set()
     await one.aclose()
     assert (answer.status, answer.body) == (None, "the receiver did not answer in time")
 

@@ -187,7 +187,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end_and_nothing_goes_on_t
     assert "spans_left_behind" in [line["event"] for line in logs]
     names = ("last-spans", "OtelBatchSpanRecordProcessor")
     # Left alone, the retries would go on for more than five seconds.
-    wait_until(lambda: not any(thread.name in names for thread in threading.enumerate()), timeout_s=3)
+    wait_until(lambda: not any(thread.name in names for thread in threading.enumerate()), timeout_s=4.5)
 
 
 OURS = re.compile(r"penstock\.[a-z_.]+\Z")

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import time
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
@@ -51,8 +52,9 @@ def test_it_counts_calls_tokens_and_times_as_they_were(models: ModelServer) -> N
     counts = (found[name]["count"] for name in ("ttft_ms", "inter_token_ms", "time_per_output_token_ms"))
     assert tuple(counts) == (12, 12 * 5, 12)
     assert found["ttft_ms"]["min"] >= 50  # a loaded machine is late, and never early
-    assert found["inter_token_ms"]["mean"] >= 19
-    assert found["end_to_end_ms"]["min"] >= found["ttft_ms"]["min"] + 5 * 20 * 0.99
+    # A piece that comes late makes the time after it short: what holds is the time to the last one.
+    assert found["ttft_ms"]["mean"] + 5 * found["inter_token_ms"]["mean"] >= (50 + 5 * 20) * 0.99
+    assert found["end_to_end_ms"]["min"] >= (50 + 5 * 20) * 0.99
     assert models.most <= 4
 
 
@@ -167,7 +169,7 @@ def test_calls_that_run_at_the_end_are_awaited_to_their_timeout(models: ModelSer
 
 
 def test_arrivals_keep_their_rate_whatever_the_server_does(models: ModelServer) -> None:
-    models.first_s = 0.5
+    models.first_s = 1.0
     found = bench(models, "--rate", "40", "--requests", "20", "--max-in-flight", "10")
     took = found["requests"]
     assert took["sent"] == 20
@@ -178,10 +180,11 @@ def test_arrivals_keep_their_rate_whatever_the_server_does(models: ModelServer) 
 
 
 def test_the_warm_up_is_not_measured(models: ModelServer) -> None:
-    models.first_s = 0.05
+    models.first_s, began = 0.05, time.monotonic()
     found = bench(models, "--warm-up", "0.3s", "--duration", "0.5s", "--concurrency", "2")
+    took = time.monotonic() - began
     sent = sum(body["max_tokens"] == 64 for body in models.bodies)
-    assert found["seconds"] == pytest.approx(0.5, abs=0.2)
+    assert 0.45 < found["seconds"] < took - 0.3
     assert 0 < found["requests"]["sent"] < sent - 2
 
 

@@ -142,7 +142,7 @@ async def test_rows_wait_ahead_in_the_engine_only_where_its_slots_are_the_limit(
     for slots, rows in ((32, 34), (16, 16)):
         gate = make_gate(slots)
         for _ in range(rows):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(20):
                 await gate.acquire()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -289,7 +289,7 @@ async def test_rows_of_higher_lanes_do_not_wait_inside_the_engine() -> None:
     """There they would be no bulk that makes way for a call."""
     gate = make_gate(32, 0.25, holds_bulk=True)
     for _ in range(24):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await gate.acquire(Lane.HIGH)
     refused = asyncio.create_task(gate.acquire(Lane.HIGH))
     await asyncio.sleep(0)
@@ -297,11 +297,11 @@ async def test_rows_of_higher_lanes_do_not_wait_inside_the_engine() -> None:
     refused.cancel()
     await asyncio.gather(refused, return_exceptions=True)
     for _ in range(4):  # bulk may
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await gate.acquire(Lane.BULK)
     assert gate.free_bulk() == 0
     gate.release(Lane.HIGH)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await gate.acquire(Lane.HIGH)
     assert gate.running_rows == 28
 
@@ -316,6 +316,6 @@ async def test_rows_and_jobs_come_in_at_one_pace() -> None:
     assert gate.jobs < 100
     assert 0 < gate.recheck_s() < 0.02
     for _ in range(20):  # each waits for the pace, not for another row's end
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await gate.acquire()
     assert gate.running_rows == 20

@@ -50,7 +50,7 @@ def test_children_never_outlive_the_worker(how: signal.Signals | None) -> None:
         else:
             worker.send_signal(how)
             worker.wait(timeout=20)
-        wait_until(lambda: gone(child) and gone(leash), 5)
+        wait_until(lambda: gone(child) and gone(leash))
 
 
 def test_the_cpu_time_of_held_processes_and_of_theirs_is_told() -> None:

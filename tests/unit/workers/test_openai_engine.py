@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,9 +67,11 @@ class Scene:
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(module, "_SILENT_S", 0.2)
     with Serial() as upstream:
-        engine = OpenAIEngine(OpenAISettings(upstream.url, start_timeout_s=0.5, read_timeout_s=1.5))
+        settings = OpenAISettings(upstream.url, start_timeout_s=20.0, read_timeout_s=1.5)
+        engine = OpenAIEngine(settings)
         try:
             await engine.start()
+            engine._settings = replace(settings, start_timeout_s=0.5)  # of the looks that follow
             yield Scene(upstream, engine)
         finally:
             upstream.go.set()

@@ -30,9 +30,9 @@ def test_an_idle_device_begins_at_once() -> None:
 
 
 def test_a_result_is_there_at_its_time_and_no_sooner() -> None:
+    assert not Later("tokens", time.monotonic() + 60).done()
     ready_s = time.monotonic() + 0.02
     later = Later("tokens", ready_s)
-    assert not later.done()
     assert later.result() == "tokens"
     assert time.monotonic() >= ready_s
     assert later.done()

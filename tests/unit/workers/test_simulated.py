@@ -56,15 +56,15 @@ async def test_stream_is_compact() -> None:
 
 
 async def test_capacity_lets_the_smallest_priority_first() -> None:
-    engine = await started(capacity=1, ttft_s=0.3)
+    engine = await started(capacity=1, inter_token_s=0.1)
     ended: list[str] = []
 
-    async def run(job: str, priority: int) -> None:
-        await engine.run(request(job, priority=priority), lambda _: None)
+    async def run(job: str, priority: int, tokens: int = 1) -> None:
+        await engine.run(request(job, priority=priority, max_tokens=tokens), lambda _: None)
         ended.append(job)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(run("first", 40))
+        group.create_task(run("first", 40, 25))
         await eventually(lambda: engine.stats().running == 1)
         group.create_task(run("low", 30))
         group.create_task(run("lower", 30))
@@ -92,9 +92,9 @@ async def test_cancel_frees_places() -> None:
 
 async def test_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    engine = await started(journal_path=path, ttft_s=0.3)
-    await engine.run(request("job_1"), lambda _: None)
-    task = asyncio.create_task(engine.run(request("job_2"), lambda _: None))
+    engine = await started(journal_path=path, inter_token_s=0.1)
+    await engine.run(request("job_1", max_tokens=1), lambda _: None)
+    task = asyncio.create_task(engine.run(request("job_2", max_tokens=600), lambda _: None))
     await eventually(lambda: engine.stats().running == 1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

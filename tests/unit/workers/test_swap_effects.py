@@ -67,7 +67,7 @@ def effects_of(engine: Weights, consumer: Stopped) -> Effects:
 
 
 async def test_a_swap_that_meets_the_workers_end_leaves_its_jobs_to_it() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await effects_of(Weights(), Stopped()).free_devices() is None
 
 
@@ -78,7 +78,7 @@ async def test_an_order_for_other_weights_that_meets_the_workers_end_is_refused(
     runs = asyncio.create_task(reloads.run(effects_of(engine, consumer)))
     for order in ("meets it", "comes later"):
         reloads.order(json.dumps({"id": order, "model": "b", "drain_s": 1.0}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while reloads.said.get("weights", {}).get("id") != order:
                 announced.clear()
                 await announced.wait()

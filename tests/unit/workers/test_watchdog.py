@@ -43,7 +43,7 @@ def test_a_loop_that_hangs_is_named_with_the_place_where_it_hangs(loop: EngineLo
 
 def test_a_loop_that_is_only_slow_is_left_alone(loop: EngineLoop) -> None:
     said: list[str] = []
-    watchdog = Watchdog(loop, 1.5, said.append)
+    watchdog = Watchdog(loop, 2.0, said.append)
     watchdog.start()
     done = threading.Event()
 
