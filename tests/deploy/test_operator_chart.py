@@ -11,7 +11,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from openapi_schema_validator import OAS30Validator
 
 from deploy.operator import objects
@@ -146,6 +145,8 @@ SCALING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("trigger", ["prometheus", "metrics-api"])
 @pytest.mark.parametrize("case", SCALING)
 def test_the_operator_scales_as_the_chart_does(case: str, trigger: str) -> None:
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject
+
     given = SCALING[case]
     words = (*LEAST, "--set", f"keda.trigger={trigger}", "--set", "keda.apiKeySecret=keda")
     values = {"gpus": 1, "model": "m", "drainSeconds": 400, "autoscaling": {"enabled": True, **given}}

@@ -10,8 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-from vllm.engine.arg_utils import EngineArgs
-from vllm.usage.usage_lib import UsageContext
 
 from jobs.facts import EnginePriority
 from jobs.lanes import Lane
@@ -70,6 +68,9 @@ async def test_generating_model_has_no_embeddings(vllm_engine: Engine) -> None:
 async def test_embedding_model_and_the_defaults_of_vllm_serve(
     vllm_settings: VllmSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
     def defaults(_: type[EngineArgs], __: int) -> tuple[dict[UsageContext, int], dict[UsageContext, int]]:
         return {UsageContext.OPENAI_API_SERVER: 1024}, {UsageContext.OPENAI_API_SERVER: 9}
 

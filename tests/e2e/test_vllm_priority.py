@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from vllm import envs
 
 from jobs.facts import EnginePriority
 from jobs.lanes import Lane
@@ -124,6 +123,8 @@ async def test_vllms_own_server_says_its_policy_in_dev_mode_alone(
     policy: str,
     state: EnginePriority,
 ) -> None:
+    from vllm import envs
+
     llm: Any = vllm_engine._llm  # type: ignore[attr-defined]
     monkeypatch.setitem(
         vars(envs), "VLLM_SERVER_DEV_MODE", dev

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.e2e.quantised import build
 from workers.devices.weights import weights_bytes
 from workers.engines.base import EngineRequest, EngineStartError
 from workers.engines.factory import make_engine
@@ -62,6 +60,8 @@ async def run(made: VllmSettings) -> tuple[str, str | None]:
 async def test_runs(
     vllm_settings: VllmSettings, tiny_model_path: Path, tmp_path: Path, form: str, named: str
 ) -> None:
+    from tests.e2e.quantised import build
+
     model = build(tiny_model_path, form, tmp_path)
     text, quantization = await run(settings(vllm_settings, model, "bfloat16"))
     assert quantization == named
@@ -85,7 +85,9 @@ async def test_the_kv_cache_may_be_fp8(vllm_settings: VllmSettings, tiny_model_p
         ("w8a16", "bfloat16", "no code for the checkpoint's quantisation"),
         pytest.param(
             *("fp8-per-tensor", "bfloat16", "no code for the checkpoint's quantisation"),
-            marks=pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="CPUs with AMX run it"),
+            marks=pytest.mark.skipif(
+                "__import__('torch').cpu._is_amx_tile_supported()", reason="CPUs with AMX run it"
+            ),
         ),
         ("w4a16", "float32", "weights of 4 bits does not run in float32 on a CPU"),
         ("awq", "float32", "quantised with awq does not run in float32"),
@@ -94,6 +96,8 @@ async def test_the_kv_cache_may_be_fp8(vllm_settings: VllmSettings, tiny_model_p
 async def test_is_refused_with_a_sentence(
     vllm_settings: VllmSettings, tiny_model_path: Path, tmp_path: Path, form: str, dtype: str, sentence: str
 ) -> None:
+    from tests.e2e.quantised import build
+
     model = build(tiny_model_path, form, tmp_path)
     with pytest.raises(EngineStartError) as caught:
         await run(settings(vllm_settings, model, dtype))

@@ -7,8 +7,6 @@ import json
 from typing import Any
 
 import pytest
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.usage.usage_lib import UsageContext
 
 from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest
@@ -31,6 +29,9 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 async def test_each_data_parallel_rank_has_its_slots(
     vllm_settings: VllmSettings, parallel: dict[str, Any], ranks: int
 ) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
     args = AsyncEngineArgs(model=vllm_settings.model, max_num_seqs=16, **parallel)
     config = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     assert slots(config) == 16 * ranks

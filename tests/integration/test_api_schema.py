@@ -15,8 +15,6 @@ from redis import Redis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import status_code_conformance
 
-from api.app import create_app
-from api.settings import ApiSettings
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -25,12 +23,11 @@ from tests.apiserver import ApiServer
 from tests.batching import jsonl, row
 from tests.coordinators import CoordinatorThread
 from tests.puppet import Puppet
+from tests.security import routes
 
 MODEL = "tiny-random"
 """The model of the document's examples."""
 
-SCHEMA = schemathesis.openapi.from_dict(create_app(ApiSettings()).openapi())
-OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 UNAVAILABLE = {"queue_timeout", "no_worker"}
 """Codes of a 503 that are right here: no worker takes the calls."""
 
@@ -85,9 +82,9 @@ async def _live(base: BrokerSettings) -> None:
 @pytest.mark.filterwarnings(
     "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
 )  # of Hypothesis, for Schemathesis
-@pytest.mark.parametrize("label", OPERATIONS)
+@pytest.mark.parametrize("label", [str(route) for route in routes.ALL])
 def test_every_answer_is_documented(api: ApiServer, ids: dict[str, str], label: str) -> None:
-    operation = OPERATIONS[label]
+    operation = routes.operations()[label]
     good_and_bad = [operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode]
 
     @given(case=st.one_of(good_and_bad), real=st.booleans())

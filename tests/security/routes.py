@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
+
+import schemathesis
 
 from api.access.scopes import ROUTES, Needs
 from api.app import create_app
@@ -104,6 +107,13 @@ def _routes() -> list[Route]:
             kind = OBJECTS[stem[0]] if stem else None
             found.append(Route(method.upper(), path, table[method.upper(), path], kind, operation))
     return found
+
+
+@cache
+def operations() -> dict[str, Any]:
+    """Return the operations of the document, as Schemathesis calls them; by the names of routes."""
+    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    return {found.ok().label: found.ok() for found in schema.get_all_operations()}
 
 
 ALL: Final = _routes()

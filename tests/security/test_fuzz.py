@@ -22,9 +22,6 @@ UNENDING = {"running", "streaming", "queued", "chunk"}
 UNAVAILABLE = {"queue_timeout", "no_worker"}
 """Codes of a 503 that are right: no worker takes the calls."""
 
-SCHEMA = schemathesis.openapi.from_dict(routes.DOCUMENT)
-OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
-
 
 def foreign(world: World, caller: Caller, route: routes.Route) -> list[str]:
     """Return ids of the first tenant's objects for a route's path."""
@@ -46,7 +43,7 @@ def with_ids(value: Any, ids: dict[str, str]) -> Any:
 @pytest.mark.full
 @pytest.mark.parametrize("route", routes.ALL, ids=str)
 def test_no_answer_fails_or_tells_of_another_tenant(world: World, route: routes.Route) -> None:
-    operation = OPERATIONS[str(route)]
+    operation = routes.operations()[str(route)]
     good_and_bad = [operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode]
     files = {"input_file_id": world.alice.objects["file", "unused"]}
 
