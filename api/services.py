@@ -112,7 +112,6 @@ class Services:
         self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
-        self.doors = _doors(settings, self.access)
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
         self.rollouts = Rollouts(self.store)
@@ -122,6 +121,7 @@ class Services:
         self.adapters = Adapters(self.store)
         self.adapter_intake = asyncio.Semaphore(2)
         self.known_tenants = KnownTenants(self.tenant_store)
+        self.doors = _doors(settings, self.access, self.known_tenants)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None
         self.shared = SharedState(self.registry, self.tenants)
@@ -175,12 +175,12 @@ class Services:
         await asyncio.to_thread(self.tracer.close)
 
 
-def _doors(settings: ApiSettings, store: AccessStore) -> Doors | None:
+def _doors(settings: ApiSettings, store: AccessStore, tenants: KnownTenants) -> Doors | None:
     pepper = settings.pepper()
     if pepper is None or not settings.keys_required:
         return None
     texts = {tenant: key.get_secret_value() for tenant, key in settings.api_keys.items()}
-    keys = KnownKeys(store, pepper, GivenKeys(store, texts, pepper))
+    keys = KnownKeys(store, pepper, GivenKeys(store, texts, pepper), tenants)
     return Doors(keys, Throttle(settings.failed_keys_per_minute), _tokens(settings))
 
 

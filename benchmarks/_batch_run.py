@@ -30,7 +30,7 @@ def run_batch(url: str, data: Path, watch: Any = None) -> dict[str, Any]:
     began = time.perf_counter()
     batch = call(url, "/v1/batches", json.dumps(asked).encode())
     while batch["status"] not in {"completed", "failed", "expired", "cancelled"}:
-        time.sleep(0.5 if watch is None else 1.0)
+        time.sleep(0.05 if watch is None else 1.0)
         batch = call(url, f"/v1/batches/{batch['id']}")
         if watch is not None:
             watch(batch)

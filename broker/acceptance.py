@@ -34,7 +34,7 @@ from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.model import JobSpec
 from jobs.outlook import start_after, start_ms
 from jobs.references import upload_key
-from jobs.tenants import Rate, Rates
+from jobs.tenants import Rates
 
 BYTES_PER_TOKEN = 4
 """Of a request, by which the tokens of its prompt are estimated."""
@@ -224,7 +224,7 @@ def _rates(answer: calls.Accepted) -> Rates | None:
     requests, tokens = answer.requests, answer.tokens
     if requests is None and tokens is None:
         return None
-    return Rates(requests and Rate(*requests), tokens and Rate(*tokens))
+    return Rates(requests, tokens)
 
 
 def _now_ms() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 
@@ -144,7 +145,7 @@ class AccessStore(StorePart):
     # ---- for who judges keys -----------------------------------------------------------------------------------
 
     async def find(self, key_id: str) -> KeyFound:
-        """Return what it takes to judge a key."""
+        """Return what it takes to judge a key, and its tenant's record."""
         return await self._call(KeyFind(key_id))
 
     async def version(self) -> tuple[int, bool]:
@@ -178,6 +179,7 @@ class AccessStore(StorePart):
         return record
 
 
+@cache
 def scopes_of(text: str) -> frozenset[Scope]:
     """Read scopes as they are stored; those of a newer version are left out."""
     return frozenset(Scope(word) for word in text.split() if word in set(Scope))

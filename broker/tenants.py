@@ -33,7 +33,7 @@ class TenantStore(StorePart):
 
     async def get(self, name: str) -> Tenant:
         """Read a tenant; one without a record has the defaults."""
-        return _tenant(name, await self._execute(self._client.hgetall(self._keys("tenant", name))))
+        return to_tenant(name, await self._execute(self._client.hgetall(self._keys("tenant", name))))
 
     async def names(self) -> list[str]:
         """Return the names of all tenants with a record, in their order."""
@@ -46,7 +46,7 @@ class TenantStore(StorePart):
         for name in names[:limit]:
             pipe.hgetall(self._keys("tenant", name))
         rows = await self._execute(pipe.execute()) if names else []
-        found = [_tenant(name, row) for name, row in zip(names, rows, strict=False) if row]
+        found = [to_tenant(name, row) for name, row in zip(names, rows, strict=False) if row]
         return found, len(names) > limit
 
     async def change(self, name: str, changes: Mapping[str, Any], by: Actor | None = None) -> bool:
@@ -112,7 +112,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _tenant(name: str, stored: Mapping[str, str]) -> Tenant:
+def to_tenant(name: str, stored: Mapping[str, str]) -> Tenant:
+    """Read a tenant's record as it is stored; an empty one has the defaults."""
     given = {field: stored.get(_STORED.get(field, field)) for field in _FIELDS}
     values: dict[str, Any] = {}
     for field, text in given.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from jobs.lanes import Lane
 
@@ -68,8 +69,7 @@ class QuotaUse:
     open_batches: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """What is left of a quota by the minute.
 
     Attributes:

@@ -9,7 +9,7 @@ from api.access.throttle import Throttle
 from api.http.errors import RATE_LIMIT, SERVER, ApiError
 from api.http.handlers import unavailable
 from broker.db.errors import StoreUnavailableError
-from jobs.access import ApiKey, Identity
+from jobs.access import Identity
 
 RETRY_ISSUER_S = 10
 
@@ -28,11 +28,9 @@ class Doors:
 
     def recall(self, token: str) -> Identity | None:
         """Return who calls, if this process knows; None: :meth:`identify` finds out."""
-        verdict: Verdict | None = None
-        if self.tokens is not None and is_token(token):
-            verdict = self.tokens.recall(token)
-        elif (key := self._key(token)) is not None:
-            verdict = self.keys.recall(key)
+        if self.tokens is None or not is_token(token):
+            return self.keys.recall(token)
+        verdict = self.tokens.recall(token)
         return verdict if isinstance(verdict, Identity) else None
 
     async def identify(self, token: str, address: str) -> Identity:
@@ -46,37 +44,24 @@ class Doors:
             ApiError: 401, it lets nobody in; 429, too many tries from there failed; 503, Redis or the issuer cannot say.
         """
         tokens = self.tokens if is_token(token) else None
-        key = self._key(token) if tokens is None else None
         # Who had a right key a moment ago may go on: an attacker behind the same proxy must not keep them out.
-        wait_s = 0 if key is not None and self.keys.has_seen(key) else self._throttle.wait_s(address)
+        free = tokens is None and self.keys.has_seen(token)
+        wait_s = 0 if free else self._throttle.wait_s(address)
         if wait_s:
             message = f"too many calls from this address had a wrong API key; retry in {wait_s} s with the right one"
             raise ApiError(429, message, "too_many_attempts", type_=RATE_LIMIT, retry_after_s=wait_s)
-        if tokens is not None:
-            verdict = await _identified(tokens, token)
-        else:
-            verdict = Wrong.KEY if key is None else await self._verdict(key)
+        verdict = await (self._looked_up(token) if tokens is None else _identified(tokens, token))
         if isinstance(verdict, Identity):
             return verdict
         if verdict is Wrong.KEY:  # otherwise it was right, so nobody guessed
             self._throttle.failed(address)
         raise _refusal(verdict)
 
-    async def _verdict(self, key: ApiKey) -> Verdict:
-        verdict = self.keys.recall(key)
-        if isinstance(verdict, Identity):
-            return verdict
-        try:  # also if it was wrong a moment ago: it may be the secret of a rotation just made
-            return await self.keys.look_up(key)
+    async def _looked_up(self, token: str) -> Verdict:
+        try:
+            return await self.keys.look_up(token)
         except StoreUnavailableError as error:
             raise unavailable(error) from error
-
-    def _key(self, token: str) -> ApiKey | None:
-        """Read a key; None: it has not the form of one, so that no look-up is needed."""
-        key = ApiKey.parse(token)
-        if key is None and token and self.keys.taken_over is not False:
-            return self.keys.given(token)  # those of the setting api_keys have any form
-        return key
 
 
 async def _identified(tokens: Tokens, token: str) -> Verdict:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
+import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,10 +18,12 @@ from typing import Final, TypeAlias
 import structlog
 
 from api.access.given import GivenKeys
+from api.access.known_tenants import KnownTenants
 from api.access.version import READ_EVERY_S
 from broker.access import USED_GAP_MS, AccessStore, models_of, scopes_of
 from broker.db.calls.access import KeyFound
 from broker.db.errors import StoreUnavailableError
+from broker.tenants import to_tenant
 from jobs.access import ApiKey, Identity, given_key
 
 log = structlog.get_logger(__name__)
@@ -28,7 +33,7 @@ FRESH_S: Final = 2.0
 
 _READ_TIMEOUT_S: Final = 1.0
 _ASKS: Final = 3
-_MOST: Final = 10_000
+_MOST: Final = 100_000
 _NEVER: Final = float("inf")
 
 
@@ -45,26 +50,31 @@ Verdict: TypeAlias = Identity | Wrong
 
 @dataclass(slots=True)
 class _Known:
-    """A key as Redis had it at a version. Times are of this process's monotonic clock."""
+    """A right key as Redis had it at a version. Times are of this process's monotonic clock.
+
+    Attributes:
+        right_until: when it expires, or the overlap of a rotation ends.
+        noted_at: when its last use was noted.
+    """
 
     version: int
     identity: Identity
-    digest: str
-    older: str
-    older_until: float
-    expires_at: float
-    revoked: bool
+    right_until: float
     noted_at: float
 
 
 class KnownKeys:
     """Judges keys: by what this process remembers while the version of all keys has not changed, or by asking Redis.
 
+    A right key is remembered by a digest of its text under a random key of this process. So the memory holds no secret, and
+    the time of a look into it says nothing about one.
+
     Args:
         store: where the keys are.
         pepper: under which their secrets are digested.
         given: those of the setting ``api_keys``.
-        most: keys that are remembered.
+        tenants: learns the tenant of each key that is looked up.
+        most: keys that are remembered, about 450 bytes each.
 
     Attributes:
         taken_over: whether keys of the setting were ever taken over, which may have any form; None: not known yet.
@@ -76,51 +86,69 @@ class KnownKeys:
         store: AccessStore,
         pepper: bytes,
         given: GivenKeys,
+        tenants: KnownTenants,
+        *,
         clock: Callable[[], float] = time.monotonic,
         most: int = _MOST,
     ) -> None:
-        self._store, self._pepper, self._given, self._clock, self._most = store, pepper, given, clock, most
-        self._keys: OrderedDict[str, _Known] = OrderedDict()
+        self._store, self._pepper, self._given, self._tenants = store, pepper, given, tenants
+        self._clock, self._most = clock, most
+        self._names_key = secrets.token_bytes(32)
+        self._keys: OrderedDict[bytes, _Known] = OrderedDict()
         self._version: int | None = None
         self._read_at = -_NEVER
         self._used: set[str] = set()
         self.taken_over: bool | None = None
         self.read = asyncio.Event()
 
-    def recall(self, key: ApiKey) -> Verdict | None:
-        """Judge a key from memory; None: Redis must be asked."""
-        known, now = self._keys.get(key.id), self._clock()
+    def recall(self, text: str) -> Identity | None:
+        """Return whose key this is, from memory; None: Redis must be asked."""
+        name = self._name(text)
+        known, now = self._keys.get(name), self._clock()
         if known is None or known.version != self._version or now - self._read_at > FRESH_S:
             return None
-        self._keys.move_to_end(key.id)
-        return self._judge(known, key, now)
+        if now >= known.right_until:
+            return None
+        self._keys.move_to_end(name)
+        return self._let_in(known, now)
 
-    def given(self, text: str) -> ApiKey:
-        """Read a key of the setting ``api_keys``, which may have any form."""
-        return given_key(text, self._pepper)
+    def has_seen(self, text: str) -> bool:
+        """Whether the key was right when this process last looked it up, and has not expired since."""
+        known = self._keys.get(self._name(text))
+        return known is not None and self._clock() < known.right_until
 
-    def has_seen(self, key: ApiKey) -> bool:
-        """Whether the key was right when this process last knew it."""
-        known = self._keys.get(key.id)
-        return known is not None and isinstance(self._judge(known, key, self._clock()), Identity)
-
-    async def look_up(self, key: ApiKey) -> Verdict:
-        """Ask Redis.
+    async def look_up(self, text: str) -> Verdict:
+        """Judge a key. Redis is asked, unless it has not the form of one.
 
         Raises:
             StoreUnavailableError: it does not answer.
         """
+        key = self._parsed(text)
+        if key is None:
+            return Wrong.KEY
+        name, since = self._name(text), self._tenants.forgotten
         asked_at, found = await self._find(key.id)
         self._note_version(found.version, asked_at)
-        known = self._known(found, key.id, asked_at)
-        if known is None:
-            self._keys.pop(key.id, None)
-            return Wrong.KEY
-        self._keys[key.id] = known
-        self._keys.move_to_end(key.id)
+        known = self._judge(found, key, asked_at)
+        if isinstance(known, Wrong):
+            self._keys.pop(name, None)
+            return known
+        self._tenants.learn(to_tenant(found.tenant, found.record or {}), since)
+        self._keys[name] = known
+        self._keys.move_to_end(name)
         if len(self._keys) > self._most:
             self._keys.popitem(last=False)
-        return self._judge(known, key, asked_at)
+        return self._let_in(known, asked_at)
+
+    def _name(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), digest_size=16, key=self._names_key).digest()
+
+    def _parsed(self, text: str) -> ApiKey | None:
+        """Read a key; None: it has not the form of one, so that no look-up is needed."""
+        key = ApiKey.parse(text)
+        if key is None and text and self.taken_over is not False:
+            return given_key(text, self._pepper)  # those of the setting api_keys have any form
+        return key
 
     async def _find(self, key_id: str) -> tuple[float, KeyFound]:
         """Ask Redis for a key until an answer is fresh: one may be late because this process was held up, not Redis."""
@@ -157,31 +185,28 @@ class KnownKeys:
         if asked_at >= self._read_at:
             self._version, self._read_at = version, asked_at
 
-    def _known(self, found: KeyFound, key_id: str, now: float) -> _Known | None:
-        if found.digest is None:
-            return None
-        identity = Identity(found.tenant, scopes_of(found.scopes), key_id, models_of(found.models))
-        return _Known(
-            version=found.version,
-            identity=identity,
-            digest=found.digest,
-            older=found.digest2 or "",
-            older_until=now + found.digest2_ms / 1000 if found.digest2 else -_NEVER,
-            expires_at=_NEVER if found.expires_ms is None else now + found.expires_ms / 1000,
-            revoked=found.revoked,
-            noted_at=-_NEVER if found.used_ms is None else now - found.used_ms / 1000,
-        )
-
-    def _judge(self, known: _Known, key: ApiKey, now: float) -> Verdict:
+    def _judge(self, found: KeyFound, key: ApiKey, asked_at: float) -> _Known | Wrong:
         digest = key.digest(self._pepper)
         # Both are compared, whatever the first says: the time tells nothing.
-        right = hmac.compare_digest(digest, known.digest)
-        older = hmac.compare_digest(digest, known.older)
-        if not (right or (older and now < known.older_until)) or known.revoked:
+        newer = hmac.compare_digest(digest, found.digest or "")
+        older = hmac.compare_digest(digest, found.digest2 or "")
+        if not (newer or (older and found.digest2_ms > 0)) or found.revoked:
             return Wrong.KEY
-        if now >= known.expires_at:
+        ends = (found.expires_ms, None if newer else found.digest2_ms)
+        left_s = min((ms / 1000 for ms in ends if ms is not None), default=_NEVER)
+        if left_s <= 0:
             return Wrong.EXPIRED
+        return _Known(
+            version=found.version,
+            identity=Identity(
+                sys.intern(found.tenant), scopes_of(found.scopes), key.id, models_of(found.models)
+            ),
+            right_until=asked_at + left_s,
+            noted_at=-_NEVER if found.used_ms is None else asked_at - found.used_ms / 1000,
+        )
+
+    def _let_in(self, known: _Known, now: float) -> Identity:
         if now - known.noted_at > USED_GAP_MS / 1000:
             known.noted_at = now
-            self._used.add(key.id)
+            self._used.add(known.identity.key or "")
         return known.identity

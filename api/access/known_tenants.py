@@ -12,12 +12,16 @@ MOST = 10_000
 
 
 class KnownTenants:
-    """Remembers tenants until :meth:`forget`, which follows a change of any of them within a second."""
+    """Remembers tenants until :meth:`forget`, which follows a change of any of them within a second.
+
+    Attributes:
+        forgotten: how often it has forgotten them.
+    """
 
     def __init__(self, store: TenantStore) -> None:
         self._store = store
         self._known: OrderedDict[str, Tenant] = OrderedDict()
-        self._forgotten = 0
+        self.forgotten = 0
 
     async def get(self, name: str) -> Tenant:
         """Return a tenant; one without a record has the defaults.
@@ -29,15 +33,19 @@ class KnownTenants:
         if known is not None:
             self._known.move_to_end(name)
             return known
-        forgotten = self._forgotten
+        since = self.forgotten
         found = await self._store.get(name)
-        if forgotten == self._forgotten:  # else it may have changed since it was read
-            self._known[name] = found
+        self.learn(found, since)
+        return found
+
+    def learn(self, tenant: Tenant, since: int) -> None:
+        """Remember a tenant. ``since``: what :attr:`forgotten` was before it was read."""
+        if since == self.forgotten:  # else it may have changed since it was read
+            self._known[tenant.name] = tenant
             if len(self._known) > MOST:
                 self._known.popitem(last=False)
-        return found
 
     def forget(self) -> None:
         """Read every tenant again when it is next asked for."""
         self._known.clear()
-        self._forgotten += 1
+        self.forgotten += 1

@@ -5,6 +5,8 @@ https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.types import Message, Send
 
 from api.http.asgi import Header
@@ -12,24 +14,28 @@ from api.http.errors import ApiError, retry_after
 from broker.db.errors import OverQuotaError
 from jobs.tenants import Rates
 
+_REQUESTS, _TOKENS = (
+    tuple(f"x-ratelimit-{what}-{of}".encode() for what in ("limit", "remaining", "reset"))
+    for of in ("requests", "tokens")
+)
 _NO_RETRY = {"x-should-retry": "false"}
 
 
 def rate_headers(rates: Rates | None) -> dict[str, str]:
     """Return ``x-ratelimit-*`` for each quota of a minute that the tenant has."""
-    headers: dict[str, str] = {}
-    for name in ("requests", "tokens"):
-        rate = rates and getattr(rates, name)
-        if rate:
-            headers[f"x-ratelimit-limit-{name}"] = str(rate.limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(rate.remaining)
-            headers[f"x-ratelimit-reset-{name}"] = duration(rate.reset_ms)
-    return headers
+    return {name.decode(): value.decode() for name, value in raw_rate_headers(rates)}
 
 
 def raw_rate_headers(rates: Rates | None) -> list[Header]:
     """Return the same as ASGI wants them."""
-    return [(name.encode(), value.encode()) for name, value in rate_headers(rates).items()]
+    if rates is None:
+        return []
+    headers: list[Header] = []
+    for (limit, remaining, reset), rate in ((_REQUESTS, rates.requests), (_TOKENS, rates.tokens)):
+        if rate is not None:
+            most, left, reset_ms = rate
+            headers += (limit, b"%d" % most), (remaining, b"%d" % left), (reset, duration(reset_ms).encode())
+    return headers
 
 
 def with_headers(send: Send, headers: list[Header]) -> Send:
@@ -37,10 +43,10 @@ def with_headers(send: Send, headers: list[Header]) -> Send:
     if not headers:
         return send
 
-    async def send_with_headers(message: Message) -> None:
+    def send_with_headers(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], *headers]}
-        await send(message)
+            message["headers"] = [*message["headers"], *headers]
+        return send(message)
 
     return send_with_headers
 

@@ -42,14 +42,21 @@ define('key_revoke', function(a)
   return true
 end)
 
--- What an api process needs to judge a key, with times from now on.
+-- The fields of a hash by name; nil: there is none.
+local function whole(key)
+  local flat, named = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do named[flat[i]] = flat[i + 1] end
+  return flat[1] and named
+end
+
+-- What an api process needs to judge a key, with times from now on, and to know its tenant.
 define('key_find', function(a)
   local now, version = now_ms(), number(redis.call('HGET', K.access(), 'version')) or 0
   local k = read(K.key(a.id), {'digest', 'digest2', 'until2', 'tenant', 'scopes', 'models', 'expires', 'used', 'state'})
   if not k.state then return {version = version} end
   return {version = version, digest = k.digest, digest2 = k.digest2, digest2_ms = k.until2 and tonumber(k.until2) - now, tenant = k.tenant,
     scopes = k.scopes, models = k.models, expires_ms = k.expires and tonumber(k.expires) - now, used_ms = k.used and now - tonumber(k.used),
-    revoked = k.state ~= 'active'}
+    revoked = k.state ~= 'active', record = whole(K.tenant(k.tenant))}
 end)
 
 define('keys_used', function(a)

@@ -18,12 +18,15 @@ import structlog
 from api.access import known_keys
 from api.access.given import GivenKeys
 from api.access.known_keys import KnownKeys
+from api.access.known_tenants import KnownTenants
 from broker.access import TAKEN_OVER_SCOPES, AccessStore
 from broker.db.calls.access import KeyFound
 from broker.db.errors import KeyInactiveError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from broker.tenants import TenantStore
 from jobs.access import TENANT_SCOPES, ApiKey, Identity, Scope, given_key
+from jobs.tenants import Tenant
 from tests.apiserver import ApiServer
 from tests.oidcissuer import AUDIENCE, OidcIssuer
 from tests.redisproxy import RedisProxy
@@ -32,6 +35,11 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 PEPPER = b"a pepper of the tests"
+
+
+def known_to_nobody(store: JobStore, access: AccessStore, **more: Any) -> KnownKeys:
+    """Return the memory of a process that has just begun."""
+    return KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER), KnownTenants(TenantStore(store)), **more)
 
 
 @pytest.fixture
@@ -185,21 +193,89 @@ async def test_after_a_rotation_both_secrets_are_right(
     await eventually(only_the_newest)
 
 
-async def test_the_older_secret_goes_when_its_time_is_over(access: AccessStore) -> None:
+async def test_the_older_secret_goes_when_its_time_is_over(access: AccessStore, store: JobStore) -> None:
     now = 1000.0
-    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER), clock=lambda: now)
+    keys = known_to_nobody(store, access, clock=lambda: now)
     old = await create(access)
     new = ApiKey.new(old.id)
     await access.rotate(new, PEPPER, overlap_ms=1000)
-    await keys.look_up(new)
+    who = [await keys.look_up(str(one)) for one in (old, new)]
+    assert (
+        who
+        == [keys.recall(str(old)), keys.recall(str(new))]
+        == [Identity("alice", TENANT_SCOPES, old.id)] * 2
+    )
     now += 1.1
-    assert keys.recall(old) is known_keys.Wrong.KEY
-    assert isinstance(keys.recall(new), Identity)
+    assert keys.recall(str(old)) is None
+    assert not keys.has_seen(str(old))
+    assert keys.recall(str(new)) == who[1]
     now += known_keys.FRESH_S
-    assert keys.recall(new) is None, "Redis has not confirmed it for too long"
+    assert keys.recall(str(new)) is None, "Redis has not confirmed it for too long"
+    assert keys.has_seen(str(new))
 
 
-async def test_a_late_answer_is_asked_for_again(access: AccessStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_process_remembers_of_a_key_is_neither_its_secret_nor_what_redis_has(
+    access: AccessStore, store: JobStore
+) -> None:
+    key = await create(access)
+    one, other = known_to_nobody(store, access), known_to_nobody(store, access)
+    for keys in (one, other):
+        assert await keys.look_up(str(key)) == keys.recall(str(key))
+    names = [name for keys in (one, other) for name in keys._keys]
+    assert len({*names}) == 2, "each process has names of its own"
+    held = f"{names} {[*one._keys.values()]}"
+    assert key.secret not in held
+    assert key.digest(PEPPER) not in held
+
+
+async def test_a_key_that_became_wrong_is_forgotten(access: AccessStore, store: JobStore) -> None:
+    keys = known_to_nobody(store, access)
+    key = await create(access)
+    await keys.look_up(str(key))
+    assert keys.has_seen(str(key))
+    await access.revoke(key.id)
+    assert await keys.look_up(str(key)) is known_keys.Wrong.KEY
+    assert not keys.has_seen(str(key))
+    assert keys.recall(str(key)) is None
+
+
+async def test_a_look_up_brings_the_tenant_with_it(access: AccessStore, store: JobStore) -> None:
+    tenants = TenantStore(store)
+    known = KnownTenants(tenants)
+    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER), known)
+    await tenants.change("alice", {"requests_per_minute": 5, "models": ["m"]})
+    key, other = await create(access), await create(access, tenant="bob")
+    for one in (key, other):
+        await keys.look_up(str(one))
+    before = await store.client.info("commandstats")
+    assert await known.get("alice") == Tenant("alice", requests_per_minute=5, models=("m",))
+    assert await known.get("bob") == Tenant("bob")
+    after = await store.client.info("commandstats")
+    assert after["cmdstat_hgetall"]["calls"] == before["cmdstat_hgetall"]["calls"], "it knows them"
+
+
+async def test_a_tenant_that_changed_during_the_look_up_of_its_key_is_read_again(
+    access: AccessStore, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = TenantStore(store)
+    known = KnownTenants(tenants)
+    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER), known)
+    key, find = await create(access), access.find
+
+    async def overtaken(key_id: str) -> KeyFound:
+        found = await find(key_id)
+        await tenants.change("alice", {"weight": 2})
+        known.forget()
+        return found
+
+    monkeypatch.setattr(access, "find", overtaken)
+    await keys.look_up(str(key))
+    assert (await known.get("alice")).weight == 2
+
+
+async def test_a_late_answer_is_asked_for_again(
+    access: AccessStore, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process was held up, not Redis: a good key is not refused."""
     monkeypatch.setattr(known_keys, "FRESH_S", 1.0)
     find, asked = access.find, 0
@@ -213,8 +289,7 @@ async def test_a_late_answer_is_asked_for_again(access: AccessStore, monkeypatch
 
     key = await create(access)
     monkeypatch.setattr(access, "find", late_once)
-    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER))
-    assert isinstance(await keys.look_up(key), Identity)
+    assert isinstance(await known_to_nobody(store, access).look_up(str(key)), Identity)
     assert asked > 1
 
 
@@ -277,15 +352,15 @@ async def _fail_too_often(access: AccessStore, client: httpx.AsyncClient, key: A
 async def test_garbage_needs_no_look_up(
     access: AccessStore, servers: tuple[ApiServer, ApiServer], clients: tuple[httpx.AsyncClient, ...]
 ) -> None:
-    keys: KnownKeys = servers[0].services.doors.keys
+    store: AccessStore = servers[0].services.access
     asked: list[str] = []
-    look_up = keys.look_up
+    find = store.find
 
-    async def noted(key: ApiKey) -> known_keys.Verdict:
-        asked.append(key.id)
-        return await look_up(key)
+    async def noted(key_id: str) -> KeyFound:
+        asked.append(key_id)
+        return await find(key_id)
 
-    keys.look_up = noted  # type: ignore[method-assign]
+    store.find = noted  # type: ignore[method-assign]
     good = await create(access)
     for text in ("sk-alice", str(good)[:-1], "psk_x", "é"):
         await clients[0].get("/v1/jobs", headers={b"authorization": f"Bearer {text}".encode()})
@@ -379,14 +454,14 @@ async def test_a_key_of_the_setting_can_be_rotated_into_one_of_ours(
             )
 
 
-async def test_a_bounded_number_of_keys_is_remembered(access: AccessStore) -> None:
-    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER), most=2)
+async def test_a_bounded_number_of_keys_is_remembered(access: AccessStore, store: JobStore) -> None:
+    keys = known_to_nobody(store, access, most=2)
     made = [await create(access) for _ in range(3)]
     for key in made:
-        await keys.look_up(key)
+        await keys.look_up(str(key))
     newest = ApiKey.new()
-    await keys.look_up(newest)  # there is none: nothing to remember
-    assert [keys.recall(key) is None for key in made] == [True, False, False]
+    await keys.look_up(str(newest))  # there is none: nothing to remember
+    assert [keys.recall(str(key)) is None for key in made] == [True, False, False]
 
 
 async def test_a_token_of_the_issuer_lets_its_tenant_in(broker_settings: BrokerSettings) -> None:

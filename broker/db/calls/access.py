@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from broker.db.calls.base import READS, WRITES, Answer, Call
 
@@ -56,6 +56,7 @@ class KeyFound(Answer):
         scopes, models: as of :class:`KeyCreate`.
         expires_ms: until it expires; None: never.
         used_ms: since its last noted use.
+        record: of its tenant, as it is stored; None: it has none.
     """
 
     version: int
@@ -68,10 +69,11 @@ class KeyFound(Answer):
     expires_ms: int | None = None
     used_ms: int | None = None
     revoked: bool = False
+    record: Mapping[str, str] | None = None
 
 
 class KeyFind(Call[KeyFound]):
-    """Find a key by its id."""
+    """Find a key by its id, and its tenant with it."""
 
     flags = READS
     id: str

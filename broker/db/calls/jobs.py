@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.db.calls.base import WRITES, Answer, Call
+from jobs.tenants import Rate
 
 
 class Accepted(Answer):
@@ -24,8 +25,8 @@ class Accepted(Answer):
     id: str = ""
     at: int = 0
     count: int = 0
-    requests: tuple[int, int, int] | None = None
-    tokens: tuple[int, int, int] | None = None
+    requests: Rate | None = None
+    tokens: Rate | None = None
     over: str = ""
     most: int = 0
     asked: int = 0
