@@ -76,4 +76,4 @@ def _refused(endpoint: str, name: str, prefix: str) -> ApiError:
 @lru_cache(maxsize=1024)
 def _sentence(endpoint: str, name: str) -> str:
     close = get_close_matches(name, KNOWN_FIELDS[endpoint], 1, 0.75)
-    return f"{endpoint} has no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{endpoint} has no field {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")

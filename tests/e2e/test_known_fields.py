@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
-from pydantic import BaseModel
-from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-from vllm.entrypoints.pooling.classify.protocol import (
-    ClassificationChatRequest,
-    ClassificationCompletionRequest,
-)
-from vllm.entrypoints.pooling.embed.protocol import EmbeddingChatRequest, EmbeddingCompletionRequest
-from vllm.entrypoints.pooling.pooling.protocol import (
-    IOProcessorRequest,
-    PoolingChatRequest,
-    PoolingCompletionRequest,
-)
-from vllm.entrypoints.pooling.scoring.protocol import (
-    RerankRequest,
-    ScoreDataRequest,
-    ScoreQueriesDocumentsRequest,
-    ScoreQueriesItemsRequest,
-    ScoreTextRequest,
-)
-from vllm.entrypoints.serve.tokenize.protocol import (
-    DetokenizeRequest,
-    TokenizeChatRequest,
-    TokenizeCompletionRequest,
-)
-from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
-from vllm.entrypoints.speech_to_text.translation.protocol import TranslationRequest
 
 from api.admission.known_fields import KNOWN_FIELDS
 from jobs.endpoints import (
@@ -51,26 +24,36 @@ from jobs.endpoints import (
     TRANSLATIONS,
 )
 
-REQUESTS: dict[str, tuple[type[BaseModel], ...]] = {
-    CHAT: (ChatCompletionRequest,),
-    COMPLETIONS: (CompletionRequest,),
-    RESPONSES: (ResponsesRequest,),
-    MESSAGES: (AnthropicMessagesRequest,),
-    COUNT_TOKENS: (AnthropicCountTokensRequest,),
-    EMBEDDINGS: (EmbeddingChatRequest, EmbeddingCompletionRequest),
-    CLASSIFY: (ClassificationChatRequest, ClassificationCompletionRequest),
-    POOLING: (PoolingChatRequest, PoolingCompletionRequest, IOProcessorRequest),
-    RERANK: (RerankRequest,),
-    SCORE: (ScoreTextRequest, ScoreDataRequest, ScoreQueriesDocumentsRequest, ScoreQueriesItemsRequest),
-    TOKENIZE: (TokenizeChatRequest, TokenizeCompletionRequest),
-    DETOKENIZE: (DetokenizeRequest,),
-    TRANSCRIPTIONS: (TranscriptionRequest,),
-    TRANSLATIONS: (TranslationRequest,),
+OPENAI = "vllm.entrypoints.openai"
+POOLED = "vllm.entrypoints.pooling"
+SPEECH = "vllm.entrypoints.speech_to_text"
+REQUESTS: dict[str, tuple[str, str]] = {
+    CHAT: (f"{OPENAI}.chat_completion", "ChatCompletionRequest"),
+    COMPLETIONS: (f"{OPENAI}.completion", "CompletionRequest"),
+    RESPONSES: (f"{OPENAI}.responses", "ResponsesRequest"),
+    MESSAGES: ("vllm.entrypoints.anthropic", "AnthropicMessagesRequest"),
+    COUNT_TOKENS: ("vllm.entrypoints.anthropic", "AnthropicCountTokensRequest"),
+    EMBEDDINGS: (f"{POOLED}.embed", "EmbeddingChatRequest EmbeddingCompletionRequest"),
+    CLASSIFY: (f"{POOLED}.classify", "ClassificationChatRequest ClassificationCompletionRequest"),
+    POOLING: (f"{POOLED}.pooling", "PoolingChatRequest PoolingCompletionRequest IOProcessorRequest"),
+    RERANK: (f"{POOLED}.scoring", "RerankRequest"),
+    SCORE: (
+        f"{POOLED}.scoring",
+        "ScoreTextRequest ScoreDataRequest ScoreQueriesDocumentsRequest ScoreQueriesItemsRequest",
+    ),
+    TOKENIZE: ("vllm.entrypoints.serve.tokenize", "TokenizeChatRequest TokenizeCompletionRequest"),
+    DETOKENIZE: ("vllm.entrypoints.serve.tokenize", "DetokenizeRequest"),
+    TRANSCRIPTIONS: (f"{SPEECH}.transcription", "TranscriptionRequest"),
+    TRANSLATIONS: (f"{SPEECH}.translation", "TranslationRequest"),
 }
+"""By endpoint, the package whose module ``protocol`` has vLLM's requests, and their classes."""
 
 
 @pytest.mark.parametrize("endpoint", KNOWN_FIELDS)
 def test_vllms_fields_are_known(endpoint: str) -> None:
-    for request in REQUESTS[endpoint]:
-        aliases = {field.alias for field in request.model_fields.values() if field.alias is not None}
-        assert {*request.model_fields, *aliases} - KNOWN_FIELDS[endpoint] == set(), request.__name__
+    package, classes = REQUESTS[endpoint]
+    protocol = import_module(f"{package}.protocol")
+    for name in classes.split():
+        fields = getattr(protocol, name).model_fields
+        aliases = {field.alias for field in fields.values() if field.alias is not None}
+        assert {*fields, *aliases} - KNOWN_FIELDS[endpoint] == set(), name
