@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.jobs import StorePart
+from broker.tenants import FIELD_NAMES
 from jobs.access import Actor
 
 _STEP: Final = 500
@@ -115,6 +116,9 @@ class AuditStream(StorePart):
 def _act(entry: tuple[str, Mapping[str, str]]) -> Act:
     ident, fields = entry
     kind, _, on = fields["on"].partition(" ")
+    details = json.loads(fields["details"])
+    if kind == "tenant":
+        details = {FIELD_NAMES.get(name, name): value for name, value in details.items()}
     return Act(
         ident,
         int(ident.partition("-")[0]),
@@ -122,7 +126,7 @@ def _act(entry: tuple[str, Mapping[str, str]]) -> Act:
         kind,
         on,
         Actor.decode(fields["by"]),
-        json.loads(fields["details"]),
+        details,
     )
 
 

@@ -25,6 +25,9 @@ _STORED: Final = {
 }
 """Names of fields in Redis, where they are not those of :class:`jobs.tenants.Tenant`."""
 
+FIELD_NAMES: Final = {stored: field for field, stored in _STORED.items()}
+"""The same the other way round."""
+
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Tenant) if field.name != "name")
 
 

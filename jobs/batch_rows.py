@@ -212,7 +212,7 @@ def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> Ro
         members = _decode_members(line)
     except msgspec.ValidationError:
         what = _ARRAY if _begins_array(line, number) else f"is not a JSON object; {_FORM}"
-        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} {what}", number)
+        return RowError(RowErrorCode.INVALID_JSON_LINE, f"the line {what}", number)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
         return _not_json(line, number, broken)
     lacking = next((name for name in _REQUIRED if name not in members), None)
@@ -236,7 +236,7 @@ def _not_json(line: bytes, number: int, error: Exception) -> RowError:
         why = "is a part of a JSON object; write each object on one line. To convert: jq -c . FILE"
     else:
         why = f"is not JSON: {error}"
-    return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} {why}", number)
+    return RowError(RowErrorCode.INVALID_JSON_LINE, f"the line {why}", number)
 
 
 def _begins_array(line: bytes, number: int) -> bool:

@@ -7,7 +7,6 @@ warnings; with the header ``x-penstock-strict: 1`` it is refused, as OpenAI does
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -17,7 +16,7 @@ from starlette.types import Scope
 
 from api.admission.known_fields import KNOWN_FIELDS
 from api.http.asgi import Header, asks
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError, invalid, meant
 
 MOST: Final = 8
 """Names that a caller is told."""
@@ -75,5 +74,4 @@ def _refused(endpoint: str, name: str, prefix: str) -> ApiError:
 
 @lru_cache(maxsize=1024)
 def _sentence(endpoint: str, name: str) -> str:
-    close = get_close_matches(name, KNOWN_FIELDS[endpoint], 1, 0.75)
-    return f"{endpoint} has no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{endpoint} has no field {name!r}{meant(name, KNOWN_FIELDS[endpoint])}"

@@ -42,11 +42,17 @@ class Entry:
         group: the heading that it stands under.
         icon: of :file:`templates/_ui.html`.
         scope: it is shown to those who have it.
+        lane: and who may submit work to this one; None: that does not matter.
     """
 
     group: str
     icon: str
     scope: str
+    lane: str | None = None
+
+    def is_for(self, visit: Visit) -> bool:
+        """Whether a visitor may use the page."""
+        return visit.may(self.scope) and (self.lane is None or self.lane in visit.lanes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,12 @@ class Frame:
             asked = visit.path + (f"?{visit.query}" if visit.query else "")
             there = f"{visit.root}console/login?next={quote(asked, safe='')}"
             return Response(None, 303, {**HEADERS, "location": there})
+        first = self._first(visit)
+        if page is self.pages[0] and first not in {
+            None,
+            page,
+        }:  # the start of everybody, which shows the queues
+            return Response(None, 303, {**HEADERS, "location": visit.root + first.path[1:]})
         # What is not there, or not allowed, does not change while somebody looks at it.
         shown = {**await self._around(visit, page), "refused": refused, "live": refused.status >= 500}
         return self.answer("error.html", shown, refused.status)
@@ -156,6 +168,7 @@ class Frame:
             "visit": visit,
             "me": visit.me,
             "may": visit.may,
+            "may_use": visit.lanes if visit.me else [],
             "root": visit.root,
             "query": visit.query,
             "title": page.title,
@@ -167,10 +180,14 @@ class Frame:
             "flower": self.services.settings.flower_url,
         }
 
+    def _first(self, visit: Visit) -> Page | None:
+        """Return the first page that the visitor may see; None: there is none."""
+        return next((one for one in self.pages if one.entry is not None and one.entry.is_for(visit)), None)
+
     def _entries(self, visit: Visit, here: str) -> list[tuple[str, list[tuple[Page, bool]]]]:
         """Return the navigation: its groups, each with its pages and whether that is the open one."""
         groups: dict[str, list[tuple[Page, bool]]] = {}
         for one in self.pages:
-            if one.entry is not None and visit.may(one.entry.scope):
+            if one.entry is not None and one.entry.is_for(visit):
                 groups.setdefault(one.entry.group, []).append((one, one.path == here))
         return list(groups.items())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Scope
 
-from api.console.inside import MOST_BYTES, Answer, ask
+from api.console.inside import MOST_BYTES, Answer, ask, segment
+from jobs.lanes import Lane
 
 
 class Refused(Exception):  # noqa: N818 - the API's answer, which is often no error
@@ -87,6 +89,11 @@ class Visit:
         """Whether the visitor has a scope. What needs one that is missing is not shown; the API would refuse it."""
         return scope in self.me.get("scopes", ())
 
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes that the visitor may submit work to; an administrator moves any tenant's jobs to all."""
+        return list(Lane) if self.may("admin") else self.me["lanes"]
+
     async def get(self, path: str, **params: Any) -> Any:
         """Return what the API answers to a GET. ``params``: of the query; those that are None are left out.
 
@@ -97,6 +104,12 @@ class Visit:
         if answer.status >= 400:
             raise Refused.by(answer)
         return answer.json()
+
+    async def kept(self, path: str, ids: Collection[str]) -> set[str]:
+        """Return those objects that are still there. ``path``: of their list."""
+        asked = [self.answer("GET", f"{path}/{segment(one)}", most_bytes=0) for one in ids]
+        answers = await asyncio.gather(*asked)
+        return {one for one, answer in zip(ids, answers, strict=True) if answer.status < 400}
 
     async def answer(
         self,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive, Scope
 
 from api.http.asgi import header
-from api.http.errors import ApiError, invalid, validation_error
+from api.http.errors import ApiError, invalid, meant, validation_error
 from api.http.hangup import ClientGoneError
 from api.http.shape import check_shape
 from jobs.floats import read_float
@@ -165,7 +165,8 @@ def validate(model: type[M], fields: dict[str, Any]) -> M:
     """
     for name in fields:
         if name not in model.model_fields:
-            raise invalid(f"{name[:64]}: Extra inputs are not permitted", name[:64])
+            known = meant(name[:64], model.model_fields)
+            raise invalid(f"{name[:64]}: there is no such field{known}", name[:64])
     try:
         return model.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
     except ValidationError as error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -178,6 +180,12 @@ def file_not_found(file_id: str, param: str = "id") -> ApiError:
 def invalid(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
     """Make a 400."""
     return ApiError(400, message, code, param=param)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return a question for the known name that a mistyped one is close to; empty: it is close to none."""
+    close = get_close_matches(name, known, 1, 0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def validation_error(errors: list[Any], skip: int = 0) -> ApiError:

@@ -44,6 +44,9 @@ from monitoring.tracing import Span
 log = structlog.get_logger(__name__)
 
 
+_PROMPTS = frozenset({"messages", "prompt"})
+
+
 class Jobs:
     """``POST /v1/jobs`` and ``GET /v1/jobs/{job_id}``."""
 
@@ -204,6 +207,11 @@ def _read_request(body: bytes) -> tuple[JobRequest, bytes]:
         ApiError: 400, naming the field.
     """
     raw = parse_raw(body)
+    if "input" not in raw and not _PROMPTS.isdisjoint(raw):
+        message = (
+            'input: Field required: it is the OpenAI request itself, {"input": {"model": …, "messages": […]}}'
+        )
+        raise invalid(message, "input")
     request = validate(JobRequest, {name: parse_value(value) for name, value in raw.items()})
     inner = request.input.get("model")
     if request.model is not None and isinstance(inner, str) and inner != request.model:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from penstock._core import replies, requests
 from penstock._core.replies import Reply
 from penstock._core.requests import Request
-from penstock._core.retry import Retries, RetryPolicy, is_transient, may_have_arrived
+from penstock._core.retry import Retries, RetryPolicy, is_refusal, is_transient, may_have_arrived
 from penstock._core.tails import Tail
 from penstock.errors import (
     APIConnectionError,
@@ -112,7 +112,7 @@ def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -
             error.add_note("an earlier try, whose answer was lost, may have succeeded")
         unsure = unsure or (request.method != "GET" and may_have_arrived(error))
         if not request.repeatable(error):
-            if request.at_most_once:
+            if request.at_most_once and not is_refusal(error):
                 error.add_note(f"{request} may have been carried out, so it was not sent again")
             raise error
         yield Sleep(retries.pause_s(error))

@@ -104,6 +104,11 @@ def is_transient(error: PenstockError) -> bool:
     return isinstance(error, APIConnectionError)
 
 
+def is_refusal(error: PenstockError) -> bool:
+    """Whether the server has said that it did not carry out the request, and would not next time."""
+    return isinstance(error, APIStatusError) and error.status < 500 and error.status not in RETRY_STATUSES
+
+
 def may_have_arrived(error: PenstockError) -> bool:
     """Whether the server may have carried out the request that failed so. False only if it certainly did not."""
     if isinstance(error, APIConnectionError):

@@ -74,6 +74,9 @@ def _jsonl(source: Source) -> Iterator[Record | Problem]:
             continue
         if not line.strip():
             continue
+        if (cause := _layout(line, number)) is not None:
+            yield Problem(number, cause)
+            continue
         try:
             value = json.loads(line, parse_constant=_refuse)
         except json.JSONDecodeError as exc:
@@ -87,6 +90,15 @@ def _jsonl(source: Source) -> Iterator[Record | Problem]:
                 yield Record(number, value)
             else:
                 yield Problem(number, f"expected a JSON object or string, not {type(value).__name__}")
+
+
+def _layout(line: str, number: int) -> str | None:
+    """Return what is wrong with a line if the file is JSON, but not a value on each line."""
+    if number == 1 and line.lstrip().startswith("["):
+        return "the file is a JSON array; write a value on each line: jq -c '.[]' FILE"
+    if line.strip() == "{":
+        return "a JSON object must be on one line: jq -c . FILE"
+    return None
 
 
 def _refuse(name: str) -> object:

@@ -62,6 +62,8 @@ def message_of(error: PenstockError) -> str:
     text = _one_line(error)
     if isinstance(error, errors.APIConnectionError) and not error.sent:
         text = f"{text}. Is the server running? Set --url or PENSTOCK_URL."
+    if isinstance(error, errors.AuthenticationError):
+        text = f"{text}. The key comes from --api-key or PENSTOCK_API_KEY."
     if isinstance(error, errors.RateLimitedError):
         if (
             error.retry_after is not None and "retry in" not in text

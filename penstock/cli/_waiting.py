@@ -12,6 +12,9 @@ from penstock.cli._run import Console
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from penstock.client import Penstock
+    from penstock.models import Job
+
 _QUIET_S = 0.5
 """A job that brings something sooner is shown without the line."""
 
@@ -72,13 +75,14 @@ class Waiting:
                 while True:
                     if self._job_id is not None:
                         job = client.jobs.get(self._job_id)
-                        self._say(standing(job) or job.state)
+                        words = (standing(job) or job.state, _held_up(client, job))
+                        self._say("; ".join(filter(None, words)))
                     if self._over.wait(_EVERY_S):
                         return
-        except (
-            PenstockError
-        ):  # a key that may not read jobs, or a server that is away: the command itself says so
-            self._say("waiting")
+        except PenstockError:
+            self._say(
+                "waiting"
+            )  # the key may not read jobs, or the server is away, which the command itself says
 
     def _say(self, words: str) -> None:
         from rich.console import Console as RichConsole  # as above
@@ -92,3 +96,13 @@ class Waiting:
                 self._status.start()
             else:
                 self._status.update(text)
+
+
+def _held_up(client: Penstock, job: Job) -> str | None:
+    """Return why a queued job without an estimate does not move; None: nothing is known to hold it up."""
+    if job.state != "queued" or job.eta_s is not None:
+        return None
+    pool = next((one for one in client.pools.list() if one.pool == job.pool), None)
+    if pool is None or (pool.slots and not pool.paused):
+        return None
+    return f"the pool {pool.pool} is paused" if pool.paused else f"the pool {pool.pool} has no worker"

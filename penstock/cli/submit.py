@@ -174,6 +174,8 @@ def _body(
     if [prompt, source, data].count(None) < 2:
         raise click.UsageError("give one of PROMPT, --input FILE and --data JSON")
     if source is None and data is None:
+        if prompt is not None and not prompt.strip():
+            raise click.UsageError("the PROMPT is empty")
         return prompt_body(path, (prompt_on_stdin() if prompt in {None, "-"} else prompt) or "", system)
     if system is not None:
         raise click.UsageError("--system goes with a PROMPT; with --input or --data, write it into the body")

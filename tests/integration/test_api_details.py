@@ -140,6 +140,12 @@ async def test_strict_answers_have_the_specifications_members(
     assert chunks[-1]["penstock"]["job_id"] == claim.id
 
 
+async def test_a_bare_request_is_told_where_it_goes_in_a_job(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    refused = (await http.post("/v1/jobs", json=BODY)).json()["error"]
+    assert refused["param"] == "input"
+    assert '{"input": {"model": …, "messages": […]}}' in refused["message"]
+
+
 async def test_unknown_fields_are_told_on_every_face(http: httpx.AsyncClient, puppet: Puppet) -> None:
     body = BODY | {"max_token": 3}
     calls: list[tuple[str, dict[str, Any], dict[str, str]]] = [

@@ -69,6 +69,17 @@ async def test_a_waiting_job_shows_its_place_until_something_comes(
     assert erased_before(screen, "running", "Hello")
 
 
+async def test_a_job_of_a_paused_pool_says_so(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    await http.post("/v1/queues/default/pause")
+    with Terminal("--url", api.url, "submit", "hi", "--wait", env={}) as screen:
+        await expect(screen, "next; the pool default is paused")
+        await http.post("/v1/queues/default/resume")
+        await puppet.succeed(await puppet.take())
+        assert await asyncio.to_thread(screen.end) == 0
+
+
 async def test_a_chat_shows_its_place_until_its_answer_comes(
     api: ApiServer, http: httpx.AsyncClient, puppet: Puppet, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from api.console import assets
 from jobs.access import Scope
+from jobs.lanes import Lane
 from tests.console import HTML, refuses_foreign_pages
 from tests.puppet import Puppet
 from tools import vendor
@@ -37,6 +38,7 @@ async def test_without_keys_there_is_nothing_to_sign_in_to(http: httpx.AsyncClie
         "key": None,
         "scopes": [scope.value for scope in Scope],
         "models": None,
+        "lanes": [lane.value for lane in Lane],
         "keys_required": False,
     }
 

@@ -203,6 +203,9 @@ async def test_what_a_caller_may_not_do_is_not_shown(
     await sign_in(web, await key_of(store, "root", [Scope.ADMIN]))
     assert "/pause" in (await web.get("/console")).text
     await sign_in(web, await key_of(store, "watcher", [Scope.METRICS]))
-    page = await web.get("/console")
+    assert (await web.get("/console")).url.path == "/console/workers"
+    page = await web.get("/console/jobs")
     assert page.status_code == 403
     assert "jobs:read" in page.text
+    await sign_in(web, await key_of(store, "uploader", [Scope.FILES]))
+    assert (await web.get("/console")).status_code == 403  # no page is for it

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from api.access.known_tenants import KnownTenants
+from broker.audit import AuditStream, Filter
 from broker.db.errors import QueueFullError
 from broker.jobs import JobStore
 from broker.settings import TenantSettings
@@ -71,6 +72,13 @@ async def test_changes_are_in_the_audit_stream(tenants: TenantStore, store: JobS
         ("tenant.set", "tenant acme", by),
         ("tenant.reset", "tenant acme", by),
     ]
+
+
+async def test_an_act_names_the_fields_as_the_api_does(tenants: TenantStore, store: JobStore) -> None:
+    changes = {"weight": 2, "tokens_per_minute": 5, "storage_bytes": 7}
+    await tenants.change("acme", changes, Actor("key", "boss", "10.0.0.1"))
+    (act,), _ = await AuditStream(store).page(Filter(), limit=10)
+    assert act.details == {name: str(value) for name, value in changes.items()}
 
 
 async def test_a_change_leaves_the_other_fields(tenants: TenantStore) -> None:

@@ -33,8 +33,12 @@ async def _list(visit: Visit) -> dict[str, Any]:
 async def _one(visit: Visit) -> dict[str, Any]:
     batch = _named(await visit.get(f"/v1/batches/{segment(visit.params['batch_id'])}"))
     counts = batch["request_counts"]
+    files = {batch[name] for name in ("output_file_id", "error_file_id", "input_file_id")} - {None}
+    others = {batch[name] for name in ("retry_of", "retried_as")} - {None}
     return {
         "batch": batch,
+        "files": await visit.kept("/v1/files", files) if visit.may("files") else files,
+        "there": await visit.kept("/v1/batches", others),
         "ended": batch["status"] in ENDED,
         "share": (counts["completed"] + counts["failed"]) / counts["total"] if counts["total"] else 0.0,
         "rows": await _failed(visit, batch),

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from api.console.frame import Entry, Frame, Page
 from api.console.visit import Visit
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES
 
 PATH: Final = "/console/dead"
@@ -43,6 +44,7 @@ async def load(visit: Visit) -> dict[str, Any]:
         "more": groups["has_more"],
         "total": sum(group["jobs"] for group in groups["data"]),
         "jobs": page["data"],
+        "chunk": CHUNK_ENDPOINT,
         "chosen": chosen,
         "newest": None if after is None else f"?{urlencode(chosen)}",
         "older": f"?{urlencode(chosen | {'after': page['next_cursor']})}" if page["has_more"] else None,

@@ -49,17 +49,25 @@ async def load(visit: Visit) -> dict[str, Any]:
     job, bodies = read_job(answer)
     ended = job["timings"]["finished_at"] is not None
     batch = job["metadata"]["batch"] if job["endpoint"] == CHUNK_ENDPOINT else None
+    request = None if batch or visit.anew else await _request(visit, path)
+    others = {job[name] for name in ("retried_as", "retry_of", "coalesced_with")} - {None}
     return {
         "job": job,
+        "there": await visit.kept("/v1/jobs", others),
+        "retryable": ended
+        and job["retried_as"] is None
+        and not batch
+        and job["priority"] in visit.lanes
+        and (request is not None or visit.anew),
         "batch": batch,
         "ended": ended,
         "live": not ended,
         "moments": moments(job),
         "phases": phases(job),
-        "request": None if batch or visit.anew else await _request(visit, path),
+        "request": request,
         "result": None if batch else _shown(bodies["result"]),
         "partial": _shown(bodies["partial"]),
-        "lanes": [lane for lane in jobs.LANES if lane not in {"realtime", job["priority"]}],
+        "lanes": [lane for lane in visit.lanes if lane not in {"realtime", job["priority"]}],
     }
 
 

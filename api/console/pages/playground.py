@@ -25,5 +25,5 @@ def _choice(card: dict[str, Any]) -> dict[str, Any] | None:
 
 def register(router: APIRouter, frame: Frame) -> None:
     """Add the page."""
-    entry = Entry("Work", "playground", "jobs:write")
+    entry = Entry("Work", "playground", "jobs:write", "realtime")
     frame.add(router, Page("/console/playground", "playground.html", "Playground", _load, entry, live=False))

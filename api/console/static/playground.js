@@ -154,7 +154,7 @@ async function send(text) {
   running = null;
   place.facts.textContent = figures(seen, began, firstAt, seen.last);
   const job = seen.last.penstock?.job_id;
-  if (job) {
+  if (job && form.dataset.jobs === "true") {
     const link = document.createElement("a");
     link.href = `${penstock.root}console/jobs/${job}`;
     link.textContent = "its job";

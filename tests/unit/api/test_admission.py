@@ -178,7 +178,10 @@ def test_unknown_fields_cost_one_error() -> None:
     fields = {f"x{n}": 1 for n in range(50_000)}
     with pytest.raises(ApiError) as refused:
         validate(JobRequest, {"input": CHAT, **fields})
-    assert (refused.value.param, refused.value.message) == ("x0", "x0: Extra inputs are not permitted")
+    assert (refused.value.param, refused.value.message) == ("x0", "x0: there is no such field")
+    with pytest.raises(ApiError) as refused:
+        validate(JobRequest, {"input": CHAT, "priorty": "high"})
+    assert refused.value.message == "priorty: there is no such field (did you mean 'priority'?)"
     with pytest.raises(ApiError) as refused:
         validate(JobRequest, {"input": CHAT, "metadata": fields})
     assert refused.value.message == "metadata: Dictionary should have at most 16 items, not 50000"

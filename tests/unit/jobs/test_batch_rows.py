@@ -85,13 +85,16 @@ def test_bad_lines(text: bytes, code: RowErrorCode, param: str | None) -> None:
             line(body=body(model="b")),
             "body.model is 'b', but the first request's is 'm'; a batch has one model",
         ),
-        (b"[1]", "line 17 is not a JSON object; each line is one request: {"),
-        (b"{", "line 17 is a part of a JSON object; write each object on one line. To convert: jq -c . FILE"),
+        (b"[1]", "the line is not a JSON object; each line is one request: {"),
+        (
+            b"{",
+            "the line is a part of a JSON object; write each object on one line. To convert: jq -c . FILE",
+        ),
         (
             b"\xef\xbb\xbf" + line(),
-            "line 17 begins with a byte order mark; save the file as UTF-8 without one",
+            "the line begins with a byte order mark; save the file as UTF-8 without one",
         ),
-        (line().decode().encode("utf-16"), "line 17 is UTF-16; save the file as UTF-8"),
+        (line().decode().encode("utf-16"), "the line is UTF-16; save the file as UTF-8"),
     ],
 )
 def test_an_error_names_the_field_and_what_to_do(text: bytes, words: str) -> None:

@@ -238,3 +238,16 @@ def test_a_full_queue_says_once_when_to_try_again_and_what_else_to_do(server):
         "penstock: 429 queue_full: Queue full: 1 job is waiting; retry in 0 s."
         " See what waits: penstock queue list, penstock jobs list --state queued"
     )
+
+
+def test_a_missing_key_says_how_to_give_it(server):
+    server.faults.append((401, {}, error("invalid_api_key")))
+    done = run(server, "models")
+    assert done.returncode == 4
+    assert done.stderr.endswith(". The key comes from --api-key or PENSTOCK_API_KEY.\n")
+
+
+def test_an_empty_prompt_is_no_job(server):
+    done = run(server, "submit", " ")
+    assert (done.returncode, server.asked("/v1/jobs")) == (2, [])
+    assert "the PROMPT is empty" in done.stderr

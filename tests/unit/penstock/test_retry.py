@@ -213,6 +213,7 @@ def test_a_server_that_went_away_meanwhile_leaves_what_was_seen_last(wait, seen,
         (APITimeoutError("late"), 1),
         (APIConnectionError("refused", sent=False), 5),
         (Reply(429, {}, b""), 5),
+        (Reply(500, {}, b""), 1),
     ],
 )
 def test_what_may_not_happen_twice_is_repeated_only_if_it_did_not_arrive(outcome, tries):
@@ -230,6 +231,15 @@ def test_what_may_not_happen_twice_is_repeated_only_if_it_did_not_arrive(outcome
         caught.value, "__notes__", []
     )
     assert said is (tries == 1)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+def test_what_was_refused_was_not_carried_out(status):
+    clock = Clock()
+    request = Request("POST", "/x", at_most_once=True)
+    with pytest.raises(PenstockError) as caught:
+        carry_out(flows.call(request, RetryPolicy(clock=clock)), clock, lambda _: Reply(status, {}, b""))
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize(

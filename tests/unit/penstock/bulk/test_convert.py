@@ -232,6 +232,12 @@ def test_openai_rows_that_a_batch_would_refuse(tmp_path, change, said):
         ("r.jsonl", b'{"prompt": NaN}\n', "line 1: this is not JSON: NaN"),
         (
             "r.jsonl",
+            b'[{"prompt": "a"}]\n',
+            "line 1: the file is a JSON array; write a value on each line: jq -c",
+        ),
+        ("r.jsonl", b'{\n"prompt": "a"\n}\n', "line 1: a JSON object must be on one line: jq -c . FILE"),
+        (
+            "r.jsonl",
             b'{"text": "a"}\n',
             "line 1, field 'prompt': there is none; make it with --template",
         ),
