@@ -10,8 +10,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.support import wait_until
-
 
 class RedisProxy:
     """Passes everything on until the block ends.
@@ -31,6 +29,7 @@ class RedisProxy:
         self.lost = 0
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._serves = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redis proxy")
 
     def _run(self) -> None:
@@ -39,6 +38,7 @@ class RedisProxy:
 
     async def _serve(self) -> None:
         server = await asyncio.start_unix_server(self._connected, self._path)
+        self._serves.set()
         await self._stop.wait()
         server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -77,7 +77,7 @@ class RedisProxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        wait_until(self._path.exists)
+        assert self._serves.wait(20)
         return self
 
     def __exit__(

@@ -51,7 +51,7 @@ Fault: TypeAlias = Callable[[Scene], Awaitable[None]]
 
 async def kill_worker(scene: Scene) -> None:
     """SIGKILL a worker at any moment."""
-    _kill(scene, scene.rng.choice(scene.stack.workers))
+    _kill(scene, _busy(scene))
 
 
 async def kill_api(scene: Scene) -> None:
@@ -86,7 +86,7 @@ async def power_cut(scene: Scene) -> None:
 async def freeze_worker(scene: Scene) -> None:
     """SIGSTOP a worker past its lease, then SIGCONT: it must write nothing and end."""
     past_its_lease_s = scene.stack.lease_ttl_s + scene.rng.uniform(1, 3)
-    await _freeze(scene.rng.choice(scene.stack.workers), past_its_lease_s)
+    await _freeze(_busy(scene), past_its_lease_s)
 
 
 async def pause_worker(scene: Scene) -> None:
@@ -250,6 +250,13 @@ def drawn_failpoint(rng: random.Random, *, worker: bool, lease_ttl_s: float) -> 
         [*claims, *claims, "worker.before_append", "worker.after_append", "worker.before_release", *odd]
     )
     return f"{window}={odd.get(window) or rng.choice(['kill', 'kill', 'stop'])}@{rng.randint(1, 60)}"
+
+
+def _busy(scene: Scene) -> Child:
+    """Draw a worker; if it holds no job, take the one with the most instead: the end of an idle one shows nothing."""
+    drawn: Child = scene.rng.choice(scene.stack.workers)
+    held = scene.stack.jobs_held()
+    return drawn if held[drawn] else max(held, key=lambda worker: (held[worker], worker is drawn))
 
 
 def _kill(scene: Scene, child: Child) -> None:

@@ -45,7 +45,7 @@ COMMON = {
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {
-        "lease_ttl_s": 3.0,
+        "lease_ttl_s": 5.0,  # a worker on a busy machine may stand still for a while, beside a pause that is meant
         "heartbeat_s": 0.6,
         "simulated_ttft_s": 0.05,
         "simulated_inter_token_s": 0.02,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.faults import Scene, kill_api, kill_redis
+from tests.chaos.faults import kill_api, kill_redis, kill_worker
 from tests.chaos.round import Round
 from tests.chaos.stack import Stack
 
@@ -16,11 +15,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 
 async def test_each_ends_and_is_read_whole(stack: Stack, a_round: Callable[..., Round]) -> None:
     async with a_round(tokens=(20, 60), mix={"background": 1}) as faults:
-
-        async def kill_worker(_: Scene) -> None:
-            """The one that holds the most: another may hold nothing, and then nobody starts again."""
-            (await faults.busy_worker()).signal(signal.SIGKILL)
-
         for fault in (kill_worker, kill_api, kill_redis):
             await faults.work()
             await faults.busy_worker()

@@ -15,7 +15,7 @@ from tests.support import eventually
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("chaos")]
 
 PAIRS = [
-    ("engine.run=raise@4", "worker.before_beat=sleep:5@4"),
+    ("engine.run=raise@4", "worker.before_beat=sleep:7@4"),
     ("worker.claimed=kill@4", "worker.after_claim=kill@4"),
     ("worker.before_append=kill@20", "worker.after_append=kill@20"),
     ("worker.before_finish=kill@4", "worker.before_ack=kill@4"),

@@ -216,7 +216,7 @@ async def test_pause_and_resume(
     client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore
 ) -> None:
     await work(concurrency=4, simulated_inter_token_s=0.01)
-    batch = await create(client, [row(n, max_tokens=10) for n in range(60)])
+    batch = await create(client, [row(n, max_tokens=10 if n < 10 else 25) for n in range(60)])
 
     async def counted() -> int:
         return int((await client.batches.retrieve(batch.id)).request_counts.completed)

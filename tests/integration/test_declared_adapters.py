@@ -61,8 +61,8 @@ async def test_each_source_is_taken_over_once(
     first = await start("w1", broken=wrong, gone=tmp_path / "nothing", sql=good)
     (record,) = await eventually(known)
     assert (record.name, record.source, record.base) == ("sql", str(good), "tiny")
-    assert "use_dora" in first.log.read_text()
-    assert "there is no folder" in first.log.read_text()
+    await eventually(lambda: "use_dora" in first.log.read_text())
+    await eventually(lambda: "there is no folder" in first.log.read_text())
 
     async def loaded() -> bool:
         return any(row["name"] == "sql" and row["adapter"].get("ready") for row in await store.models())

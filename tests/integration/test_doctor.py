@@ -165,4 +165,6 @@ def test_bench_finds_the_times_of_the_engine(serving: ApiServer) -> None:
     rates = found["rates"]
     assert rates["prompt_tokens_per_s"] / rates["requests_per_s"] == pytest.approx(64, rel=0.2)
     assert found["ttft_ms"]["min"] >= 50
-    assert found["inter_token_ms"]["mean"] >= 19
+    # A piece that comes late makes the time after it short: what holds is the time to the last one.
+    assert found["end_to_end_ms"]["min"] >= (50 + 9 * 20) * 0.99
+    assert found["inter_token_ms"]["mean"] > 10

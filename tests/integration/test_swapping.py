@@ -28,7 +28,7 @@ FAST = {
     "simulated_wake_s": 0.1,
     "simulated_inter_token_s": 0.01,
     "heartbeat_s": 0.2,
-    "lease_ttl_s": 1.5,
+    "lease_ttl_s": 30.0,
     "reap_interval_s": 0.3,
 }
 
@@ -170,7 +170,7 @@ async def test_a_job_longer_than_the_drain_ends_beside_a_busy_model(
 async def test_a_member_killed_in_a_swap_is_replaced(
     broker_settings: BrokerSettings, tmp_path: Path, failpoint: str
 ) -> None:
-    alpha = start(broker_settings, tmp_path, "alpha", failpoints=failpoint)
+    alpha = start(broker_settings, tmp_path, "alpha", failpoints=failpoint, lease_ttl_s=1.5)
     await eventually(alpha.is_ready, 60)
     beta = start(broker_settings, tmp_path, "beta")
     workers = [alpha, beta]
@@ -189,7 +189,10 @@ async def test_a_member_killed_in_a_swap_is_replaced(
 async def test_the_holder_killed_under_load_is_replaced(
     broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
-    workers = [start(broker_settings, tmp_path, name) for name in ("alpha", "beta")]
+    workers = [
+        start(broker_settings, tmp_path, name, lease_ttl_s=lease_s)
+        for name, lease_s in (("alpha", 1.5), ("beta", 30.0))
+    ]
     async with group(broker_settings, workers) as http:
         await call(http, "alpha")
         jobs = [await submit(http, model, 40) for model in ("alpha", "beta") for _ in range(4)]

@@ -18,6 +18,7 @@ from jobs.failures import FailureCode
 from jobs.model import JobError, Usage
 from jobs.states import JobEvent, JobState
 from tests.integration.test_fair_queue import W, alive, limited, spec, take
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -74,8 +75,14 @@ async def test_every_way_to_end_is_one_request(store: JobStore, broker_settings:
     await store.finish(claim, W, JobState.CANCELLED, usage=Usage(5, 2, 7))
     queued = await store.accept(spec())
     await store.cancel(queued.id)
-    await store.accept(spec(expires_in_ms=1))
-    await store.reap()
+    brief = await store.accept(spec(expires_in_ms=1))
+
+    async def expired() -> bool:
+        await store.reap()
+        job = await store.get(brief.id)
+        return job is not None and job.state is JobState.EXPIRED
+
+    await eventually(expired)
     claim = await running(store)  # lost with its worker
     await store.bury(W)
     for _ in range(2):

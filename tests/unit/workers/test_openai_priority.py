@@ -170,6 +170,7 @@ async def test_a_server_that_is_slow_or_broken_does_not_hold_the_start_up(
     async with started(slow) as scene:
         assert scene.engine.priority() is EnginePriority.UNKNOWN
         free.set()
+    monkeypatch.setattr(module, "PROBE_S", 20.0)
     async with started(lambda _: (200, "text/event-stream", b"data: {")) as scene:
         assert scene.engine.priority() is EnginePriority.IGNORED
 
