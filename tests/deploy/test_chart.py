@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,17 @@ def env_of(container: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each.get("value", "") for each in container["env"]}
 
 
+@pytest.fixture(scope="module")
+def schemas() -> Iterator[None]:
+    """Kubernetes' schemas are read once: a megabyte for each object and version otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents)
+        )
+        yield
+
+
+@pytest.mark.usefixtures("schemas")
 @pytest.mark.parametrize("case", MATRIX)
 def test_every_object_fits_its_schema(case: str) -> None:
     for each in rendered(*MATRIX[case]):
