@@ -99,7 +99,7 @@ class Jobs:
             await drop_fetched(self._services, job.id, tenant_of(scope))
 
     async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
-        request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
+        request, body.data = await body.run(_read_request, body.data)
         if request.webhook_url is not None:
             await check_webhook_url(self._services, request.webhook_url, "webhook_url", identity.tenant)
         asked = await self._prepared(request, body.data, identity.tenant)
@@ -110,7 +110,7 @@ class Jobs:
             self._services,
             request.endpoint,
             given,
-            body.data,
+            body,
             lane=Lane(request.priority),
             model=request.model,
             stream=request.stream,
