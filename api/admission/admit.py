@@ -8,16 +8,17 @@ from typing import Any, TypedDict, Unpack
 from api.admission.end_users import hide_end_user, noted
 from api.admission.file_inputs import check_files
 from api.admission.fingerprints import affinity_of, coalescing_digest
+from api.admission.media import check_media
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
 from api.admission.stored import is_listed, metadata_of
 from api.admission.tokens import answers_of, given_tokens, most_tokens
+from api.http.bodies import Body
 from api.http.errors import invalid
 from api.services import Services
 from jobs.access import DEFAULT_TENANT
 from jobs.endpoints import ENDPOINTS, RESPONSES
-from jobs.file_inputs import MARK
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
@@ -46,7 +47,7 @@ async def admit(
     services: Services,
     endpoint: str,
     request: dict[str, Any],
-    body: bytes,
+    body: Body,
     *,
     lane: Lane,
     live: bool = False,
@@ -65,7 +66,7 @@ async def admit(
         services: the process's services.
         endpoint: the OpenAI endpoint that the job calls.
         request: the parsed OpenAI body.
-        body: the same body as it came.
+        body: the same body as it came. It has the engine's body afterwards.
         lane: the lane to wait in.
         live: the caller waits: refuse the request if no worker serves the model and none is started for it, and tell no
             webhook of its end.
@@ -86,20 +87,22 @@ async def admit(
             a file, is unknown, or not the caller's; 413, a file is too large; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
-    run = services.bodies.run
+    run = body.run
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
-    streams = await run(len(body), check_body, endpoint, request)
-    if MARK in body or ENDPOINTS[endpoint].multipart:
+    streams = await run(check_body, endpoint, request)
+    brought = await run(check_media, services.settings, request)
+    if brought.files or ENDPOINTS[endpoint].multipart:
         await check_files(services, endpoint, request, tenant, uploaded=terms.get("upload") is not None)
-    request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
+    request, body.data = await run(hide_end_user, services.user_key, tenant, endpoint, request, body.data)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
-    served, body, counted = await route(
+    served, body.data, counted = await route(
         services,
         name,
         endpoint,
         request,
         body,
+        brought,
         lane=lane,
         live=live,
         placement=placement,
@@ -109,7 +112,6 @@ async def admit(
     stream = ENDPOINTS[endpoint].streams is not None and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache
     affinity = await run(
-        len(body),
         affinity_of,
         request,
         affinity_key,
@@ -117,7 +119,7 @@ async def admit(
         None if served.adapter is None else served.name,
     )
     coalesced = (
-        await run(len(body), coalescing_digest, endpoint, request, stream=stream)
+        await run(coalescing_digest, endpoint, request, stream=stream)
         if coalesce
         and endpoint
         != RESPONSES  # its record may be deleted, and those that share it would lose their answer
@@ -133,14 +135,14 @@ async def admit(
         id=services.new_job_id(),
         endpoint=endpoint,
         model=served.name,
-        body=body,
+        body=body.data,
         pool=served.pool,
         lane=lane,
         stream=stream,
         affinity=services.store.sealer.blind(affinity),
         coalesce=services.store.sealer.blind(coalesced),
         placement=placement,
-        prompt_tokens=given_tokens(endpoint, request, len(body)) if counted is None else counted,
+        prompt_tokens=given_tokens(endpoint, request, len(body.data)) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
         keep_ms=keep_ms,

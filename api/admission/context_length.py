@@ -22,6 +22,7 @@ from typing import Any
 
 from api.admission.media import NOTHING, Brought
 from api.admission.media_rights import tokens_of
+from api.http.bodies import Body
 from api.http.errors import ApiError, invalid
 from api.services import Services
 from broker.models import Model
@@ -38,11 +39,15 @@ async def check_context(
     model: Model,
     endpoint: str,
     request: Mapping[str, Any],
-    body: bytes,
+    body: Body,
+    named: bytes,
     brought: Brought = NOTHING,
     lane: Lane = Lane.REALTIME,
 ) -> int | None:
     """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide, those of calls first.
+
+    Args:
+        named: the body for the model's engine.
 
     Returns:
         The prompt's tokens; None: they were not counted, or it has several prompts.
@@ -50,12 +55,12 @@ async def check_context(
     Raises:
         ApiError: 400 ``context_length_exceeded``.
     """
-    param = await services.bodies.run(len(body), check_length, model, endpoint, request, len(body), brought)
+    param = await body.run(check_length, model, endpoint, request, len(named), brought)
     limit = model.max_model_len
     if param is None or limit is None:
         return None
     tokens = await services.asker.count(
-        services.catalogue.workers(model), endpoint, body, lane.engine_priority
+        services.catalogue.workers(model), endpoint, named, lane.engine_priority
     )
     if tokens is not None and tokens > _longest(limit, endpoint):
         raise _too_long(limit, param, f"{tokens}")

@@ -9,8 +9,9 @@ import msgspec
 
 from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
-from api.admission.media import Brought, check_media
+from api.admission.media import Brought
 from api.admission.media_rights import check_taken, usual_tokens
+from api.http.bodies import Body
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
 from api.services import Services
@@ -26,7 +27,8 @@ async def route(
     name: str,
     endpoint: str,
     request: Mapping[str, Any],
-    body: bytes,
+    body: Body,
+    brought: Brought,
     *,
     lane: Lane,
     live: bool = False,
@@ -36,7 +38,8 @@ async def route(
 ) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
-    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias.
+    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias, and ``brought`` says
+    what the request brings beside text.
 
     Returns:
         The model in the chosen pool; the body for its engine: as it came, or with the model's own name instead of
@@ -44,29 +47,29 @@ async def route(
 
     Raises:
         ApiError: 404 ``model_not_found``, also for a LoRA adapter that no worker of its pools can load; 400
-            ``no_such_device``, ``unsupported``, ``context_length_exceeded`` or a code of :mod:`api.admission.media` if no
-            pool can run it; 503 ``no_worker``.
+            ``no_such_device``, ``unsupported``, ``context_length_exceeded`` or a code of :mod:`api.admission.media_rights`
+            if no pool can run it; 503 ``no_worker``.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
     if await catalogue.find(name, live=live, placement=placement) is None:
         raise _not_served(services, name, placement)
     await check_model(services, tenant, name, models)
-    brought: Brought | None = None
+    named: dict[str, bytes] = {}  # by the model's own name: an alias may lead to several
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         if not model.open_to(tenant):
             continue
-        named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
             check_adapter(model)
-            await services.bodies.run(len(body), check_abilities, model, endpoint, request)
+            await body.run(check_abilities, model, endpoint, request)
             if poisoned := catalogue.poisoned(model):
-                await services.bodies.run(len(body), check_kind, model, endpoint, request, poisoned)
-            if brought is None:
-                brought = await services.bodies.run(len(body), check_media, services.settings, request)
+                await body.run(check_kind, model, endpoint, request, poisoned)
             check_taken(model, brought)
-            counted = await check_context(services, model, endpoint, request, named, brought, lane)
+            if model.name not in named:
+                named[model.name] = await body.run(_under_its_name, body.data, request, model)
+            own = named[model.name]
+            counted = await check_context(services, model, endpoint, request, body, own, brought, lane)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue
@@ -75,7 +78,7 @@ async def route(
                 f"no worker for the model {name!r} is alive; retry later, or submit to /v1/jobs, where the job waits for one"
             )
         catalogue.book(model)
-        return model, named, usual_tokens(model, brought, len(named)) if counted is None else counted
+        return model, own, usual_tokens(model, brought, len(own)) if counted is None else counted
     raise refused or model_not_found(name, services.settings.default_model)
 
 

@@ -75,9 +75,7 @@ class ConversationCalls:
     ) -> tuple[M, Sequence[dict[str, Any]]]:
         services = self._services
         with await services.bodies.read(scope, receive) as body:
-            request = await services.bodies.run(
-                len(body.data), lambda data: validate(model, parse_object(data or b"{}")), body.data
-            )
+            request = await body.run(lambda data: validate(model, parse_object(data or b"{}")), body.data)
         items = [stored_item(item, services.new_id) for item in getattr(request, "items", None) or ()]
         unique(items)
         return request, items

@@ -2,7 +2,9 @@
 
 A small body is read and checked at once. A larger one takes memory of :class:`~api.http.body_memory.BodyMemory` as it
 arrives, and gives it back when its job is accepted. Its checks run in one thread: one after the other, so that their memory
-does not add up either. No single step of them holds the interpreter's lock for more than about 30 ms.
+does not add up either. No single step of them holds the interpreter's lock for more than about 30 ms. A body of some size
+that has few items, such as a picture or a long text, costs no more than a small one once its items are counted: each way to
+the thread and back would cost as much as its step.
 """
 
 from __future__ import annotations
@@ -26,18 +28,32 @@ SMALL_BYTES = 64 * 1024
 """A body up to this size is checked on the event loop: that takes a few milliseconds at most."""
 
 
+LIGHT_BYTES = 512 * 1024
+"""A body up to this size is checked there, too, if it has few items: its strings take some nanoseconds a byte."""
+
+LIGHT_ITEMS = 8192
+"""As many are few, by the count of :mod:`api.http.shape`."""
+
+
 class Body:
     """A request's body, and its part of the memory. Leaving the block releases both.
 
     Attributes:
         data: its bytes; empty once released.
         share: its part of the memory; a small one has none.
+        light: as many of its bytes take no time worth a way to the thread, as they have few items.
     """
 
-    def __init__(self, memory: BodyMemory) -> None:
+    def __init__(self, bodies: Bodies, memory: BodyMemory) -> None:
         self.data = b""
         self.share: Share | None = None
+        self.light = 0
+        self._bodies = bodies
         self._memory = memory
+
+    async def run(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a check of the body: at once if that takes a few milliseconds at most, else in the thread."""
+        return await self._bodies.run(len(self.data) - self.light, check, *args, **kwargs)
 
     def release(self) -> None:
         """Forget the bytes: the job is accepted, or refused."""
@@ -80,14 +96,15 @@ class Bodies:
         """
         if announced_bytes(scope) > self._max_bytes:
             raise too_large(self._max_bytes)
-        body = Body(self._memory)
+        body = Body(self, self._memory)
         reader = BodyReader(receive, self._max_bytes)
         try:
             await reader.read(SMALL_BYTES)
             if reader.size > SMALL_BYTES:
                 body.share = await self._memory.read(reader)
-            body.data = await self.run(reader.size, reader.take)
-            await self.run(reader.size, check_shape, body.data, self._max_items)
+            body.data, items = await self.run(reader.size, self._counted, reader)
+            if reader.size <= LIGHT_BYTES and items <= LIGHT_ITEMS:
+                body.light = reader.size
         except BaseException:
             body.release()
             raise
@@ -97,9 +114,13 @@ class Bodies:
 
     def own(self, data: bytes) -> Body:
         """Return a small body that is ours: no client has sent these bytes."""
-        body = Body(self._memory)
+        body = Body(self, self._memory)
         body.data = data
         return body
+
+    def _counted(self, reader: BodyReader) -> tuple[bytes, int]:
+        data = reader.take()
+        return data, check_shape(data, self._max_items)
 
     async def run(self, size: int, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a check of a body: of a small one at once, of a larger one in the thread. ``size``: the body's."""

@@ -1,7 +1,7 @@
 """The number of items in a JSON text, how deep they nest and how long its numbers are, without parsing it. Pure.
 
 Parsing makes an object of every item: 16 MiB of ``[],[],...`` become 400 MB and take a second. Counting them first is
-cheap: it deletes what is no mark, skips the strings, and holds the interpreter's lock for under a millisecond at a time.
+cheap: it skips the strings, deletes what is no mark, and holds the interpreter's lock for under a millisecond at a time.
 For a text that is not JSON the result is right up to the first error, which is where a parser stops.
 """
 
@@ -20,40 +20,46 @@ MAX_DIGITS = 100
 CONTAINER_ITEMS = 8
 """An array or object counts as so many items: it takes that much more time and memory than a number. A string counts 2."""
 
-_CHUNK = 128 * 1024
-_NOT_MARKS = bytes(set(range(256)) - set(b'[]{},"\\0123456789'))
+_CHUNK = 16 * 1024
+_NOT_MARKS = bytes(set(range(256)) - set(b"[]{},\\0123456789"))
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _FEW_BYTES = 64 * 1024
 """A text up to this size is parsed in a few milliseconds, whatever its items and numbers are."""
+_BACKSLASH = ord("\\")
 _LONG = b"0" * (MAX_DIGITS + 1)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """An opening bracket counts 1, and a closing one -1 as a signed byte."""
 
 
-def check_shape(text: bytes, max_items: int) -> None:
+def check_shape(text: bytes, max_items: int) -> int:
     """Count the elements and members of a JSON text, at all levels.
 
     An array or object counts :data:`CONTAINER_ITEMS`, and each string one more, also the name of a member.
+
+    Returns:
+        Their number; a text that is too short to have many is not counted, and its length is returned.
 
     Raises:
         ApiError: 400, there are more than ``max_items``, they nest too deep, or a number is too long.
     """
     few = len(text) <= min(max_items, _FEW_BYTES)
     if few and len(text) - len(text.replace(b"[", b"").replace(b"{", b"")) <= MAX_DEPTH:
-        return  # `replace` finds a rare byte 20 times faster than `count`
+        return len(text)  # `replace` finds a rare byte 20 times faster than `count`
     items = quotes = depth = start = 0
     in_string = False
     while start < len(text):
+        if in_string:
+            start = _end_of_string(text, start)
         piece = text[start : start + _CHUNK]
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
             piece = piece[:-1]  # do not part a backslash from its character
-        if not piece:  # the text ends with a lone backslash
-            return
+        if not piece:  # the text ends in a string, or with a lone backslash
+            break
         start += len(piece)
-        # Of the escapes only these matter: the others hide no mark.
-        marks = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_DIGITS, _NOT_MARKS)
-        parts = marks.split(b'"')
-        outside = b"".join(parts[in_string::2])
+        if b'\\"' in piece:  # of the escapes only these matter: the others hide no mark
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        outside = b"".join(parts[in_string::2]).translate(_DIGITS, _NOT_MARKS)
         in_string ^= len(parts) % 2 == 0
         quotes += len(parts) - 1
         opened = outside.count(b"[") + outside.count(b"{")
@@ -68,6 +74,18 @@ def check_shape(text: bytes, max_items: int) -> None:
         if depth + opened > MAX_DEPTH and depth + max(accumulate(steps), default=0) > MAX_DEPTH:
             raise _too_deep()
         depth += sum(steps)
+    return items + quotes // 2
+
+
+def _end_of_string(text: bytes, start: int) -> int:
+    """Return the place of the quote that ends a string: a long one is skipped in one step.
+
+    That is the text's end, if there is no quote, and ``start``, if the next one may be the string's own.
+    """
+    quote = text.find(b'"', start)
+    if quote < 0:
+        return len(text)
+    return start if text[quote - 1] == _BACKSLASH else quote
 
 
 def _too_many(limit: int) -> ApiError:

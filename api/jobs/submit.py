@@ -105,7 +105,7 @@ class Jobs:
     async def _spec(
         self, body: Body, key: str | None, sink: str | None, identity: Identity, scope: Scope
     ) -> JobSpec:
-        request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
+        request, body.data = await body.run(_read_request, body.data)
         note_unknown(scope, request.endpoint, request.input, "input.")
         if request.webhook_url is not None:
             await check_webhook_url(self._services, request.webhook_url, "webhook_url", identity.tenant)
@@ -117,7 +117,7 @@ class Jobs:
             self._services,
             request.endpoint,
             given,
-            body.data,
+            body,
             lane=Lane(request.priority),
             model=request.model,
             stream=request.stream,

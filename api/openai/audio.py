@@ -76,7 +76,7 @@ class AudioCall(OpenAICall):
             services,
             self._path,
             request,
-            msgspec.json.encode(request),
+            services.bodies.own(msgspec.json.encode(request)),
             lane=Lane.REALTIME,
             live=True,
             models=caller.models,

@@ -58,15 +58,15 @@ class OpenAICall:
         await last()
 
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
-        services, data = self._services, body.data
-        request = await services.bodies.run(len(data), parse_object, data)
+        services = self._services
+        request = await body.run(parse_object, body.data)
         note_unknown(scope, self._path, request)
         tier = await tier_of(services, tenant_of(scope), request)
         return await admit(
             services,
             self._path,
             request,
-            data,
+            body,
             lane=tier.lane,
             shown={} if self._path == MESSAGES else tier.shown,  # Anthropic's answers have no such member
             live=True,

@@ -46,7 +46,7 @@ class CreateResponse(OpenAICall):
 
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
         services, tenant = self._services, tenant_of(scope)
-        request = await services.bodies.run(len(body.data), parse_object, body.data)
+        request = await body.run(parse_object, body.data)
         note_unknown(scope, self._path, request)
         tier = await tier_of(services, tenant, request)
         asked = await prepare(services, request, body.data, tenant)
@@ -55,7 +55,7 @@ class CreateResponse(OpenAICall):
             services,
             self._path,
             asked.request,
-            asked.body,
+            body,
             lane=_lane_in_background(tier) if asked.background else tier.lane,
             live=not asked.background,
             coalesce=wants_coalescing(scope),

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -13,6 +14,7 @@ from broker.catalogue import Catalogue
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
+from tests.pictures import data_uri, picture, shows
 from tests.puppet import FACTS, Puppet
 
 pytestmark = pytest.mark.asyncio
@@ -99,6 +101,24 @@ async def test_a_placement_chooses_the_pool(http, fleet, placement, pool) -> Non
     job = await submit(http, model="fast", placement=placement)
     assert (job["pool"], job["model"]) == (pool, "m")
     assert (await fleet[pool].take()).id == job["id"]
+
+
+@pytest.mark.parametrize(("said", "status"), [("image/jpeg", 202), ("image/png", 400)])
+async def test_a_picture_is_decoded_once_whatever_pools_its_model_has(
+    http, fleet, monkeypatch: pytest.MonkeyPatch, said: str, status: int
+) -> None:
+    decoded = []
+    convert = msgspec.convert
+
+    def counted(data: Any, kind: Any) -> Any:
+        if kind is bytes:
+            decoded.append(data)
+        return convert(data, kind)
+
+    monkeypatch.setattr("api.admission.media.msgspec.convert", counted)
+    asked = {"messages": shows(data_uri(picture(form="JPEG"), said))}
+    await submit(http, status, model="m", input=asked)
+    assert len(decoded) == 1
 
 
 async def test_a_placement_that_nobody_meets_is_told_what_there_is(http, fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -10,7 +11,7 @@ import pytest_asyncio
 from starlette.types import Message, Scope
 
 from api.http import body_memory
-from api.http.bodies import SMALL_BYTES, Bodies, Body
+from api.http.bodies import LIGHT_BYTES, LIGHT_ITEMS, SMALL_BYTES, Bodies, Body
 from api.http.errors import ApiError
 from api.http.hangup import ClientGoneError
 
@@ -157,3 +158,28 @@ async def test_a_client_that_leaves_does_not_wait(connect: Connect, complete: bo
     late.leave()
     with pytest.raises(ClientGoneError):
         await late.body()
+
+
+LONG = b'["%b"]' % (b"x" * (SMALL_BYTES * 2))
+
+
+@pytest.mark.parametrize(
+    ("data", "added", "at_once"),
+    [
+        (LONG, 0, True),
+        (LONG, SMALL_BYTES + 1, False),  # what is put in front of it was not counted
+        (b"[%b0]" % (b"0," * (SMALL_BYTES * 2)), 0, False),
+        (b'["%b"]' % (b"x" * LIGHT_BYTES), 0, False),
+        (b"[%b0]" % (b"0," * LIGHT_ITEMS), 0, True),  # it is small
+    ],
+)
+async def test_a_body_of_few_items_takes_no_way_to_the_thread(data: bytes, added: int, at_once: bool) -> None:
+    bodies = Bodies(max_bytes=MIB, max_items=MIB, memory_bytes=MIB)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": data}
+
+    with await bodies.read({"type": "http", "headers": []}, receive) as body:
+        body.data += b" " * added
+        assert (await body.run(threading.get_ident) == threading.get_ident()) is at_once
+    bodies.close()

@@ -46,6 +46,7 @@ def refused(call: Any, *args: Any) -> ApiError:
         (image_part(data_uri(PNG)[:-1] + "!"), "invalid_base64_image"),
         (image_part(data_uri(PNG) + "\n"), "invalid_base64_image"),
         (image_part("data:image/png;base64,QUJD=AAA"), "invalid_base64_image"),
+        (image_part(data_uri(bytes(3)) + "=="), "invalid_base64_image"),
         (image_part("data:image/png;base64,\N{EURO SIGN}AAA"), "invalid_base64_image"),
         (image_part("data:image/png," + "x" * 9), "invalid_image_url"),
         (image_part("data:image/png;base64"), "invalid_image_url"),
@@ -111,7 +112,7 @@ def test_addresses_and_files_are_noted_and_not_fetched() -> None:
         image_part("file-" + "0" * 32),
     ]
     assert check_media(SETTINGS, says(*parts)) == Brought(
-        {"image": AT}, {"image": 3}, hosts=((AT, "example.org"),), inline=False
+        {"image": AT}, {"image": 3}, hosts=((AT, "example.org"),), inline=False, files=True
     )
     assert check_media(SETTINGS, says({"type": "text", "text": "data:"})) is NOTHING
 

@@ -81,6 +81,24 @@ def test_marks_in_strings_do_not_count() -> None:
     check_shape(b'{"a": "\\\\", "b": [1, 2]}', 21)
 
 
+class _Watched(bytes):
+    """A text that counts the bytes which are taken out of it."""
+
+    taken = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.taken += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("inside", [b"A" * 10, b"one\\ntwo ", b"[{,123456"])
+def test_a_long_string_is_skipped(inside: bytes) -> None:
+    text = _Watched(b'{"a": ["' + inside * 100_000 + b'", "b", {"c": 1}]}')
+    assert check_shape(text, 10**6) == 3 * CONTAINER_ITEMS + 2 + 4
+    assert text.taken < 5 * shape._CHUNK < len(text) // 10
+
+
 @pytest.mark.parametrize("number", [b"%b", b"-%b", b"1.%b", b"0.%be-7"])
 def test_the_digits_of_a_number_are_bounded(number: bytes) -> None:
     few = b'{"a": ["' + b"1" * 70_000 + b'", ' + number % (b"9" * (MAX_DIGITS - 4)) + b", 1]}"
