@@ -196,12 +196,14 @@ async def _take_pools_over(services: Services) -> None:
     """
     if services.scaling_pools is None:
         return
-    changed, kept = await services.declared.take_over(services.scaling_pools)
-    if changed:
-        log.info("pools_declared", pools=changed)
+    answer = await services.declared.take_over(services.scaling_pools)
+    if answer.changed:
+        log.info("pools_declared", pools=sorted(answer.changed))
         await services.catalogue.refresh()
-    if kept:
-        log.warning("pool_settings_ignored", pools=kept)
+    if answer.kept:
+        log.warning("pool_settings_ignored", pools=sorted(answer.kept))
+    for one in answer.taken:
+        log.warning("pool_name_taken", pool=one.pool, name=one.name, model=one.model, declared=one.declared)
 
 
 async def _observe(services: Services, observed: asyncio.Event) -> None:

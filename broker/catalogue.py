@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 from broker.jobs import JobStore
@@ -38,7 +37,6 @@ class Catalogue:
         self._default = default_model
         self._models: dict[str, dict[str, Model]] = {}
         self._aliases: dict[str, str] = {}
-        self._given: Mapping[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[KnownWorker, ...]] = {}
         self._declared: Mapping[str, DeclaredPool] = {}
@@ -125,29 +123,10 @@ class Catalogue:
         names.sort(key=lambda name: name != self._default)
         return [(name, shown[self.real_name(name)]) for name in names]
 
-    def serves(self, name: str) -> bool:
-        """Whether a model has this as its own name."""
-        return name in self._models
-
     def open_to(self, name: str, tenant: str) -> bool:
         """Whether a tenant may know of a name. Of one that is not known it may."""
         pools = self._models.get(self.real_name(name), {})
         return not pools or any(model.open_to(tenant) for model in pools.values())
-
-    def meaning(self, name: str, *, besides: str) -> str | None:
-        """Return the model that a name means besides in this pool, as its own name or an alias; None: none.
-
-        It means what workers of other pools have registered, what is declared of other pools, or what an operator has set.
-        """
-        others = [one for pools in self._models.values() for one in pools.values() if one.pool != besides]
-        registered = (one.name for one in others if name == one.name or name in one.aliases)
-        declared = (
-            one.model
-            for pool, one in self._declared.items()
-            if besides not in {pool, one.pool} and name in {one.model, *one.aliases}
-        )
-        given = (self._given[name],) if name in self._given else ()
-        return next(chain(registered, declared, given), None)
 
     def real_name(self, name: str) -> str:
         """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
@@ -282,11 +261,13 @@ class Catalogue:
         }
         self._sent -= before
         self._models = models
-        self._given = given
         self._declared, self._scaling = declared, scaling
+        registered = [(a, m) for pools in models.values() for m in pools.values() for a in m.aliases]
+        open_pools = served | declared.keys() | self._marks.held
         self._aliases = {
+            **{alias: m.name for alias, m in registered if m.pool not in open_pools},
             **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},
-            **{alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases},
+            **{alias: m.name for alias, m in registered if m.pool in open_pools},
             **given,
         }
         live: dict[tuple[str, str], tuple[KnownWorker, ...]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from broker.db.calls.declared import PoolDeclare, PoolsTakeOver, PoolUndeclare
+from broker.db.calls.declared import Declarations, Declared, PoolDeclare, PoolsTakeOver, PoolUndeclare
 from broker.jobs import StorePart
 from broker.sources import settings_file
 from jobs.access import Actor, encoded
@@ -40,13 +40,14 @@ class DeclaredPools(StorePart):
         """Return them by name."""
         return [one for _, one in sorted((await self._store.declared()).items())]
 
-    async def put(self, pool: DeclaredPool, by: Actor | None = None) -> bool:
-        """Declare a pool, or replace its record. Returns whether that changed anything.
+    async def put(self, pool: DeclaredPool, by: Actor | None = None, *, force: bool = False) -> Declared:
+        """Declare a pool, or replace its record; nothing is written if one of its names means another model.
 
         Args:
             by: who asked, for the audit stream; None: a process of ours. The same below.
+            force: also change the model although jobs wait for the one before. Workers of another model fail them.
         """
-        return await self._call(PoolDeclare(pool.pool, _text(pool), pool.model, encoded(by)))
+        return await self._call(PoolDeclare(pool.pool, _text(pool), force or None, encoded(by)))
 
     async def remove(self, pool: str, by: Actor | None = None) -> bool:
         """Forget a declaration, and return whether there was one.
@@ -55,14 +56,12 @@ class DeclaredPools(StorePart):
         """
         return await self._call(PoolUndeclare(pool, encoded(by)))
 
-    async def take_over(self, pools: Iterable[DeclaredPool]) -> tuple[list[str], list[str]]:
+    async def take_over(self, pools: Iterable[DeclaredPool]) -> Declarations:
         """Declare the pools of the settings, and forget those that earlier settings declared.
 
-        Returns:
-            The pools for which that changed something; and those that an operator has declared, which stay as they are.
+        What an operator has declared stays as it is, and so do its names.
         """
-        answer = await self._call(PoolsTakeOver({one.pool: _text(one) for one in pools}))
-        return sorted(answer.changed), sorted(answer.kept)
+        return await self._call(PoolsTakeOver({one.pool: _text(one) for one in pools}))
 
 
 def _text(pool: DeclaredPool) -> str:

@@ -57,6 +57,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts, Acceptance):
         self.client = client
         self.keys = Keys(settings.namespace)
         self._settings = settings
+        self._unreadable = {}
         self.retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)

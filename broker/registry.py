@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 from broker.db.calls import workers as calls
 from broker.db.calls.jobs import Disown
@@ -20,6 +21,8 @@ from jobs.adapters import with_adapters
 from jobs.declared import DeclaredPool
 from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
+
+log = structlog.get_logger(__name__)
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
@@ -61,6 +64,7 @@ class Registry(JobLookups):
     """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
     _lease_ttl_ms: int
+    _unreadable: Mapping[str, str]
     retention_ms: int
 
     async def register(
@@ -82,7 +86,7 @@ class Registry(JobLookups):
 
         Raises:
             RegistrationRefusedError: a live worker of its pool serves other models, or the same with another
-                ``max_model_len``; or a live worker of any pool uses one of these names for another model.
+                ``max_model_len``; or a live worker or a declared pool uses one of these names for another model.
         """
         pool = info["pool"]
         names = {name: name for name in models} | dict(aliases or {})
@@ -106,6 +110,12 @@ class Registry(JobLookups):
         answer = await self.functions.call(call)
         if answer.kind == "ok":
             return
+        if answer.kind == "declared":
+            message = (
+                f"the name {answer.name!r} means {names[answer.name]!r} here, but {answer.model!r} in the pool "
+                f"{answer.pool!r}, which is declared to scale from zero. Choose another name, or remove that declaration"
+            )
+            raise RegistrationRefusedError(message)
         its = json.loads(answer.info)
         who = f"the worker {its.get('name', answer.worker)}"
         if answer.kind == "pool":
@@ -207,9 +217,18 @@ class Registry(JobLookups):
         ]
 
     async def declared(self) -> dict[str, DeclaredPool]:
-        """Return the pools that scale from zero, by name."""
+        """Return the pools that scale from zero, by name, without records that cannot be read, which are logged once."""
         rows = await self.execute(self.client.hgetall(self.keys("declared")))
-        return {pool: _DECLARED.decode(text) for pool, text in rows.items()}
+        found, unreadable = {}, {}
+        for pool, text in rows.items():
+            try:
+                found[pool] = _DECLARED.decode(text)
+            except msgspec.DecodeError as error:
+                unreadable[pool] = str(error)
+        for pool in unreadable.keys() - self._unreadable.keys():
+            log.warning("declared_pool_unreadable", pool=pool, error=unreadable[pool])
+        self._unreadable = unreadable
+        return found
 
     async def aliases(self) -> dict[str, str]:
         """Return the aliases that operators have set as data: the model of each."""

@@ -128,8 +128,12 @@ class Rollouts(StorePart):
         """Return the aliases that operators have set: the model of each."""
         return await self._store.aliases()
 
-    async def set_alias(self, alias: str, model: str, by: Actor | None = None) -> bool:
-        """Have an alias mean a model, whatever workers call it. Returns whether that changed anything."""
+    async def set_alias(self, alias: str, model: str, by: Actor | None = None) -> str:
+        """Have an alias mean a model, whatever workers call it.
+
+        Returns:
+            ``changed``, ``same``, or ``model``: a model has it as its own name, so nothing was done.
+        """
         return await self._call(AliasSet(alias, model, encoded(by)))
 
     async def drop_alias(self, alias: str, by: Actor | None = None) -> bool:

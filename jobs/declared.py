@@ -58,10 +58,20 @@ def from_tables(tables: Mapping[str, Any]) -> tuple[DeclaredPool, ...]:
         tables: ``[pools.*]`` of the settings file, as TOML has them. Their values are otherwise the workers' to check.
 
     Raises:
-        DeclaredPoolStartError: one of them names no model, or several.
+        DeclaredPoolStartError: one of them names no model, or several; or a name means two models.
     """
-    found = [_declared(name, table) for name, table in sorted(tables.items()) if _scales(name, table)]
-    return tuple(found)
+    found = tuple(_declared(name, table) for name, table in sorted(tables.items()) if _scales(name, table))
+    meaning: dict[str, DeclaredPool] = {}
+    for one in found:
+        for name in (one.model, *one.aliases):
+            other = meaning.setdefault(name, one)
+            if other.model != one.model:
+                key = "model" if name == one.model else "aliases"
+                there = f"{other.model!r} in [pools.{other.pool}]"
+                raise DeclaredPoolStartError(
+                    f"[pools.{one.pool}] {key}: {name!r} means {one.model!r} here, and {there}"
+                )
+    return found
 
 
 def _scales(name: str, table: Any) -> bool:

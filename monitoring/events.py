@@ -106,6 +106,7 @@ EVENTS = {
     "count_not_told": "A worker's count of a prompt's tokens did not reach its api.",
     "count_too_slow": "A worker gave up counting a prompt's tokens, as the api no longer waits for the count.",
     "count_unanswered": "No worker counted a prompt's tokens in time; the request is accepted uncounted.",
+    "declared_pool_unreadable": "A declaration in Redis cannot be read and counts for nothing. Declare the pool anew.",
     "device": "The devices that the worker runs on: its GPUs, or the CPU.",
     "drain_asked": "A caller asked these workers to drain.",
     "drain_deadline": "The time for running jobs is over; jobs that still run are released.",
@@ -198,6 +199,8 @@ EVENTS = {
     "`tool_parser`, `reasoning_parser`.",
     "pod_cost_not_told": "Kubernetes did not take the annotation that says how busy this worker is; it is told again later.",
     "pool_declared": "An operator declared a pool that scales from zero. `changed` is false if it was so before.",
+    "pool_name_taken": "A pool of the settings is not declared: a declaration by the api gives its name `name` to the model "
+    "`model` in the pool `declared`. Change one of them, then start an api process again.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "pool_settings_ignored": "The settings declare pools that an operator has declared otherwise by the api, which decides.",

@@ -1,4 +1,4 @@
-"""The names of settings in the schema of the chart's values: a wrong one is refused by Helm, before a pod crashes on it."""
+"""The names of settings, for the chart's schema and for the operator: a wrong one is refused before a pod crashes on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-SCHEMA = Path(__file__).resolve().parent.parent / "deploy" / "helm" / "penstock" / "values.schema.json"
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+SCHEMA = DEPLOY / "helm" / "penstock" / "values.schema.json"
+NAMES = DEPLOY / "operator" / "setting_names.py"
 
 
 def schema_text() -> str:
@@ -23,6 +25,18 @@ def schema_text() -> str:
         "Further keys of [pools.NAME] in penstock.toml.", [*KEYS, MODELS]
     )
     return json.dumps(schema, indent=2) + "\n"
+
+
+def names_text() -> str:
+    """Return the operator's module with the keys of a pool's table: its image has no code of the workers."""
+    from workers.devices.pools import KEYS
+
+    listed = "".join(f'        "{name}",\n' for name in sorted(KEYS))
+    return (
+        '"""The keys of a pool\'s table in penstock.toml. Made by tools/gen_docs.py from workers/devices/pools.py."""\n\n'
+        "from __future__ import annotations\n\nfrom typing import Final\n\n"
+        f"NAMES: Final = frozenset(\n    {{\n{listed}    }}\n)\n"
+    )
 
 
 def _table(description: str, names: Iterable[str]) -> dict[str, Any]:

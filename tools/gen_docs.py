@@ -5,8 +5,8 @@
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
 The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs,
-commands, HTTP operations, the TypeScript SDK. The names of settings in the schema of the chart's values. And
-``clients/openapi.json``, unless a change breaks clients and has no reason in ``clients/openapi-breaking.md``.
+commands, HTTP operations, the TypeScript SDK. The names of settings in the schema of the chart's values, and for the
+operator. And ``clients/openapi.json``, unless a change breaks clients and has no reason in ``clients/openapi-breaking.md``.
 The code is the source: correct a wrong sentence there.
 """
 
@@ -27,7 +27,7 @@ REFERENCE = ROOT / "docs" / "reference"
 
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository's root need not be
 
-from tools.chart_schema import SCHEMA, schema_text  # noqa: E402
+from tools.chart_schema import NAMES, SCHEMA, names_text, schema_text  # noqa: E402
 from tools.commands_page import commands_page  # noqa: E402
 from tools.http_pages import http_pages  # noqa: E402
 from tools.log_events import logs_page  # noqa: E402
@@ -339,6 +339,7 @@ def files() -> Iterator[tuple[Path, str]]:
         yield REFERENCE / "http" / name, text
     yield DOCUMENT, document_text()
     yield SCHEMA, schema_text()
+    yield NAMES, names_text()
 
 
 def stale() -> dict[Path, str]:

@@ -56,10 +56,11 @@ def register(router: APIRouter, services: Services) -> None:
                 "model_not_found",
                 param="model",
             )
-        if catalogue.serves(alias):
+        answer = await rollouts.set_alias(alias, model.name, actor_of(request.scope))
+        if answer == "model":
             message = f"{alias[:256]!r} is the name of a model, which no alias can take; choose another name"
             raise ApiError(409, message, "rollout_refused", param="alias")
-        changed = await rollouts.set_alias(alias, model.name, actor_of(request.scope))
+        changed = answer == "changed"
         log.info("alias_set", alias=alias, model=model.name, changed=changed, tenant=asked_by(request.scope))
         await catalogue.refresh()
         return json_response(_alias(alias, model.name))

@@ -39,11 +39,19 @@ class PoolRequest(BaseModel):
         description="Memory of its devices together, in 10^9 bytes.",
     )
     devices: int = Field(1, ge=1, le=1024, description="How many devices a worker has.")
+    force: bool = Field(
+        False,
+        description="Change the model although jobs wait for the one before; workers of the new one fail them.",
+    )
 
     def declared(self, pool: str) -> DeclaredPool:
         """Return the declaration of a pool."""
         return DeclaredPool(
-            **{**self.model_dump(), "pool": pool, "aliases": tuple(dict.fromkeys(self.aliases))}
+            **{
+                **self.model_dump(exclude={"force"}),
+                "pool": pool,
+                "aliases": tuple(dict.fromkeys(self.aliases)),
+            }
         )
 
 

@@ -15,6 +15,7 @@ from api.http.errors import ApiError
 from api.http.openapi import answers, body_docs
 from api.middleware.trace import asked_by
 from api.services import Services
+from broker.db.calls.declared import Declared
 from jobs.declared import DeclaredPool
 
 log = structlog.get_logger(__name__)
@@ -50,12 +51,14 @@ def register(router: APIRouter, services: Services) -> None:
         """From now on requests for its model are queued although no worker is alive, and wait within their time limits.
 
         Your autoscaler starts workers for what waits, by `GET /v1/autoscaling/{pool}`. What the first one registers of its
-        model then counts, and stays known.
+        model then counts, and stays known. Another model is refused while jobs wait for the one before (409 `jobs_waiting`),
+        as its workers would fail them; `force` does it nevertheless.
         """
-        await catalogue.refresh()
         one = body.declared(pool)
-        _check_names(services, one)
-        changed = await declared.put(one, actor_of(request.scope))
+        answer = await declared.put(one, actor_of(request.scope), force=body.force)
+        if refusal := _refusal(one, answer):
+            raise refusal
+        changed = answer.kind == "changed"
         log.info("pool_declared", pool=pool, model=one.model, changed=changed, tenant=asked_by(request.scope))
         await catalogue.refresh()
         return json_response(declared_view(one))
@@ -80,17 +83,17 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(declared_view(known))
 
 
-def _check_names(services: Services, one: DeclaredPool) -> None:
-    """Refuse a name that means another model in another pool, or as an operator's alias: requests for it would go there.
-
-    Raises:
-        ApiError: 409 ``name_taken``.
-    """
-    for name in (one.model, *one.aliases):
-        other = services.catalogue.meaning(name, besides=one.pool)
-        if other not in {None, one.model}:
-            message = (
-                f"{name[:256]!r} means the model {other!r} in another pool, or as an alias; choose another name, "
-                "or remove that one"
-            )
-            raise ApiError(409, message, "name_taken", param="model" if name == one.model else "aliases")
+def _refusal(one: DeclaredPool, answer: Declared) -> ApiError | None:
+    """Return why a pool was not declared; None: it was."""
+    if answer.kind == "name":
+        where = "as an alias" if answer.pool is None else f"in the pool {answer.pool!r}"
+        message = f"{answer.name[:256]!r} means the model {answer.model!r} {where}; choose another name, or remove that one"
+        param = "model" if answer.name == one.model else "aliases"
+        return ApiError(409, message, "name_taken", param=param)
+    if answer.kind == "waiting":
+        message = (
+            f"{answer.jobs} jobs wait in the pool {one.pool!r} for {answer.model!r}, which workers of {one.model[:256]!r} "
+            f"would fail: wait, end them with DELETE /v1/queues/{one.pool}/{{lane}}, or say `force`"
+        )
+        return ApiError(409, message, "jobs_waiting", param="model")
+    return None

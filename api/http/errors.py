@@ -68,7 +68,7 @@ _OWN_CODES = {
     409: (
         *("batch_finished", "batch_not_finished", "conversation_locked", "file_in_use"),
         *("idempotency_conflict", "job_cancelled"),
-        *("job_not_finished", "job_not_queued", "key_inactive", "name_taken", "no_pepper"),
+        *("job_not_finished", "job_not_queued", "jobs_waiting", "key_inactive", "name_taken", "no_pepper"),
         *("nothing_to_retry", "rollout_refused", "too_many_webhooks"),
     ),
     410: ("cursor_expired", "file_gone", "result_gone", "storage_object_missing"),

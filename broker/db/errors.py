@@ -201,14 +201,14 @@ class NoCoordinatorError(BrokerError):
 
 
 class RegistrationRefusedError(Exception):
-    """A worker may not serve its models, because of another live worker. The api never gets this error.
+    """A worker may not serve its models, because of another live worker or a declaration. The api never gets this error.
 
     Attributes:
-        worker: the other worker's incarnation.
+        worker: the other worker's incarnation; None: a pool that is declared has one of its names.
         lease_end_ms: when that lease ends without a further heartbeat.
     """
 
-    def __init__(self, message: str, worker: str, lease_end_ms: int) -> None:
+    def __init__(self, message: str, worker: str | None = None, lease_end_ms: int = 0) -> None:
         super().__init__(message)
         self.worker = worker
         self.lease_end_ms = lease_end_ms

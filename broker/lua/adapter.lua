@@ -2,7 +2,7 @@
 
 local function offer(pool, name, adapter) redis.call('HSET', K.adapted(), pool .. ' ' .. name, cjson.encode(adapter)) end
 
--- Who else has the name: a model, an alias, or other files in another pool.
+-- Who else has the name: a model, an alias, a declaration, or other files in another pool.
 local function taken(a)
   if redis.call('HEXISTS', K.aliases(), a.name) == 1 then return {kind = 'alias', pool = a.pool} end
   local flat = redis.call('HGETALL', K.models())
@@ -12,6 +12,10 @@ local function taken(a)
     for _, alias in ipairs(cjson.decode(flat[i + 1]).aliases or {}) do
       if alias == a.name then return {kind = 'alias', pool = pool} end
     end
+  end
+  for pool, text in pairs(NAMES.declarations()) do
+    local record = NAMES.declaration(text)
+    if record and NAMES.of(record)[a.name] then return {kind = record.model == a.name and 'model' or 'alias', pool = pool} end
   end
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     local there = pool ~= a.pool and home_of(pool) ~= home_of(a.pool) and offered(pool, a.name).digest

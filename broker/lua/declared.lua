@@ -4,14 +4,30 @@ local function declare(pool, record)
   redis.call('SADD', K.pools(), pool)
 end
 
-define('pool_declare', function(a)
-  local changed = redis.call('HGET', K.declared(), a.pool) ~= a.record
-  if changed then
-    declare(a.pool, a.record)
-    audit(a, 'pool.declare', 'pool ' .. a.pool, {model = a.model})
-    look('') -- a batch may wait for its model
+local function waiting_in(pool)
+  local jobs = 0
+  for _, lane in ipairs(LANES) do
+    for _, count in ipairs(redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)) do jobs = jobs + (number(count) or 0) end
   end
-  return changed
+  return jobs
+end
+
+define('pool_declare', function(a)
+  local records = NAMES.declarations()
+  local before, record = records[a.pool], NAMES.declaration(a.record)
+  if before == a.record then return {kind = 'same'} end
+  local names = NAMES.of(record)
+  local taken = NAMES.taken_by_declared(names, a.pool, records) or NAMES.taken_otherwise(names, a.pool)
+  if taken then
+    taken.kind = 'name'
+    return taken
+  end
+  local old, jobs = NAMES.declaration(before), waiting_in(a.pool)
+  if old and old.model ~= record.model and jobs > 0 and not a.force then return {kind = 'waiting', model = old.model, jobs = jobs} end
+  declare(a.pool, a.record)
+  audit(a, 'pool.declare', 'pool ' .. a.pool, {model = record.model})
+  look('') -- a batch may wait for its model
+  return {kind = 'changed'}
 end)
 
 define('pool_undeclare', function(a)
@@ -20,18 +36,26 @@ define('pool_undeclare', function(a)
   return known
 end)
 
--- The settings' own declarations follow the settings; an operator's come before them.
+-- The settings' own declarations follow the settings; an operator's come before them, and so do their names.
 define('pools_take_over', function(a)
-  local changed, kept, flat = {}, {}, redis.call('HGETALL', K.declared())
-  for i = 1, #flat, 2 do
-    local pool = flat[i]
-    local theirs = cjson.decode(flat[i + 1]).from_settings
-    if a.records[pool] and not theirs then
-      kept[#kept + 1] = pool
+  local changed, kept, taken, theirs = {}, {}, {}, NAMES.declarations()
+  for pool, text in pairs(theirs) do
+    local old = NAMES.declaration(text)
+    if not old or old.from_settings then theirs[pool] = nil end
+  end
+  for pool, record in pairs(a.records) do
+    local other = NAMES.taken_by_declared(NAMES.of(NAMES.declaration(record)), pool, theirs)
+    if theirs[pool] then
+      kept[#kept + 1], a.records[pool] = pool, nil
+    elseif other then
+      taken[#taken + 1], a.records[pool] = {pool = pool, name = other.name, model = other.model, declared = other.pool}, nil
+    end
+  end
+  for pool, text in pairs(NAMES.declarations()) do
+    local old = NAMES.declaration(text)
+    if a.records[pool] == text then
       a.records[pool] = nil
-    elseif a.records[pool] == flat[i + 1] then
-      a.records[pool] = nil
-    elseif theirs and not a.records[pool] then
+    elseif old and old.from_settings and not a.records[pool] then
       redis.call('HDEL', K.declared(), pool)
       changed[#changed + 1] = pool
     end
@@ -41,5 +65,5 @@ define('pools_take_over', function(a)
     changed[#changed + 1] = pool
   end
   if changed[1] then look('') end
-  return {changed = changed, kept = kept}
+  return {changed = changed, kept = kept, taken = taken}
 end)

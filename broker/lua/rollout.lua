@@ -60,12 +60,11 @@ define('pool_forget', function(a)
 end)
 
 define('alias_set', function(a)
-  local changed = redis.call('HGET', K.aliases(), a.alias) ~= a.model
-  if changed then
-    redis.call('HSET', K.aliases(), a.alias, a.model)
-    audit(a, 'alias.set', 'alias ' .. a.alias, {model = a.model})
-  end
-  return changed
+  if redis.call('HGET', K.aliases(), a.alias) == a.model then return 'same' end
+  if NAMES.is_model(a.alias) then return 'model' end
+  redis.call('HSET', K.aliases(), a.alias, a.model)
+  audit(a, 'alias.set', 'alias ' .. a.alias, {model = a.model})
+  return 'changed'
 end)
 
 define('alias_drop', function(a)

@@ -1,7 +1,7 @@
 -- The workers' leases, and what they say of themselves.
 
 -- Register a worker: what its pool serves, and its lease. It is refused, and nothing is written, if it disagrees with a live worker of its
--- pool, or if a name that it serves (a model's own, or an alias) means another model elsewhere.
+-- pool, or if a name that it serves (a model's own, or an alias) means another model at a live worker, or in a declared pool.
 define('register', function(a)
   local now = now_ms()
   local live = redis.call('ZRANGEBYSCORE', K.leases(), '(' .. exactly(now), '+inf', 'WITHSCORES')
@@ -20,6 +20,11 @@ define('register', function(a)
         end
       end
     end
+  end
+  local taken = NAMES.taken_by_declared(a.names, a.version_of or a.pool, NAMES.declarations())
+  if taken then
+    taken.kind = 'declared'
+    return taken
   end
   -- The pool serves this and nothing else: forget the models of earlier workers.
   for _, field in ipairs(redis.call('HKEYS', K.models())) do

@@ -29,7 +29,8 @@ async def run(settings: OperatorSettings) -> None:
     kube = AsyncClient(namespace=settings.namespace)
     async with AsyncPenstock(max_retries=1, timeout=10.0) as penstock:
         place = (kube, penstock, settings.namespace)
-        reconciling = Reconciling(base, Looking(*place), Acting(*place), settings.release_after_s)
+        looking = Looking(*place, base.instance)
+        reconciling = Reconciling(base, looking, Acting(*place), settings.release_after_s)
         await kopf.operator(
             registry=Handlers(settings, reconciling).registry(),
             namespaces=[settings.namespace],

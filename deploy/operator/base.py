@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -37,6 +39,11 @@ class Base:
     deployment: Mapping[str, Any]
     scaling_deployment: Mapping[str, Any]
     scaled_object: Mapping[str, Any]
+
+    @property
+    def instance(self) -> str:
+        """The release, as its objects are labelled with it."""
+        return str(self.deployment["metadata"]["labels"][INSTANCE_LABEL])
 
 
 def read_base(path: Path) -> Base:

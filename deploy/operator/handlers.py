@@ -12,6 +12,7 @@ import httpx2
 import kopf
 
 from deploy.operator.acting import StepError
+from deploy.operator.pace import Pace, backed_off
 from deploy.operator.pool import GROUP, OWNER_LABEL
 from deploy.operator.reconciling import Reconciling, Tell
 from deploy.operator.settings import OperatorSettings
@@ -60,33 +61,34 @@ class Handlers:
         self, *, body: kopf.Body, name: str, stopped: kopf.DaemonStopped, logger: kopf.Logger, **_: Any
     ) -> None:
         """Look at a pool for as long as it is there."""
+        pace = Pace(self._settings.hurry_s, self._settings.look_every_s)
         while not stopped:
             self._woken[name].clear()
-            goes_on = True
+            found = None
             try:
                 async with self._busy[name]:
                     if not stopped and "deletionTimestamp" not in body["metadata"]:
-                        goes_on = await self._reconciling.look(body, _teller(body))
+                        found = await self._reconciling.look(body, _teller(body))
             except httpx2.HTTPError as error:
                 logger.warning("the API server does not answer as it should: %r", error)
-            await self._pause(name, stopped, goes_on=goes_on)
+            await self._pause(name, stopped, pace.after(found))
 
-    async def _pause(self, name: str, stopped: kopf.DaemonStopped, *, goes_on: bool) -> None:
+    async def _pause(self, name: str, stopped: kopf.DaemonStopped, time_s: float) -> None:
         """Wait for the next look: for a while, for a change of what belongs to the pool, or for its end."""
-        least_s, most_s = self._settings.hurry_s, self._settings.look_every_s
+        least_s = self._settings.hurry_s
         await stopped.wait(least_s)  # many pods that change are one look
-        if goes_on or stopped:
+        if stopped or time_s <= least_s:
             return
         waits = [asyncio.ensure_future(self._woken[name].wait()), asyncio.ensure_future(_until(stopped))]
         try:
-            await asyncio.wait(waits, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=time_s - least_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for one in waits:
                 one.cancel()
 
-    async def _end(self, *, body: kopf.Body, name: str, **_: Any) -> None:
+    async def _end(self, *, body: kopf.Body, name: str, retry: int, **_: Any) -> None:
         """End a pool's workers. kopf repeats it until it returns, and lets the object go then."""
-        later_s = self._settings.hurry_s
+        later_s = backed_off(self._settings.hurry_s, self._settings.look_every_s, retry)
         async with self._busy[name]:
             try:
                 done = await self._reconciling.end(body, _teller(body))

@@ -9,6 +9,7 @@ import httpx2
 from lightkube import AsyncClient
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 
+from deploy.operator.base import INSTANCE_LABEL
 from deploy.operator.objects import FINGERPRINT
 from deploy.operator.pool import GROUP, OWNER_LABEL, POOL_LABEL, ModelPool
 from deploy.operator.seen import Fleet, Pod, Seen, Version
@@ -32,10 +33,12 @@ class Looking:
     Args:
         kube: of the API server; ``penstock``: of the api.
         namespace: the operator's.
+        instance: its release. Workers of another one have another Redis, so their pools are others.
     """
 
-    def __init__(self, kube: AsyncClient, penstock: AsyncPenstock, namespace: str) -> None:
+    def __init__(self, kube: AsyncClient, penstock: AsyncPenstock, namespace: str, instance: str) -> None:
         self._kube, self._penstock, self._namespace = kube, penstock, namespace
+        self._instance = instance
 
     async def look(self, pool: ModelPool) -> Seen:
         """Return what is there of a pool.
@@ -61,7 +64,7 @@ class Looking:
             tuple(_version(one, pods) for one in deployments if _owned(one, pool)),
             tuple(_pod(one) for one in pods),
             frozenset(scaled),
-            next((one["metadata"]["name"] for one in deployments if _foreign(one, pool)), None),
+            next((one["metadata"]["name"] for one in deployments if self._foreign(one, pool)), None),
             fleet,
             trouble,
         )
@@ -86,6 +89,13 @@ class Looking:
             tuple([one async for one in api.adapters.list(pool=serving)]) if adapters else (),
         )
 
+    def _foreign(self, one: Mapping[str, Any], pool: ModelPool) -> bool:
+        labels = one["metadata"].get("labels", {})
+        if labels.get(INSTANCE_LABEL, self._instance) != self._instance:
+            return False
+        served = labels.get(POOL_LABEL)
+        return served is not None and pool.number_of(served) is not None and not _owned(one, pool)
+
     async def _list(
         self, kind: type[GenericNamespacedResource], labels: Mapping[str, str]
     ) -> list[dict[str, Any]]:
@@ -95,11 +105,6 @@ class Looking:
 
 def _owned(one: Mapping[str, Any], pool: ModelPool) -> bool:
     return any(ref["uid"] == pool.uid for ref in one["metadata"].get("ownerReferences", ()))
-
-
-def _foreign(one: Mapping[str, Any], pool: ModelPool) -> bool:
-    served = one["metadata"].get("labels", {}).get(POOL_LABEL)
-    return served is not None and pool.number_of(served) is not None and not _owned(one, pool)
 
 
 def _version(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Version:

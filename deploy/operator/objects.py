@@ -24,6 +24,7 @@ FINGERPRINT: Final = "penstock.dev/fingerprint"
 MANAGER: Final = "penstock-operator"
 _HELM: Final = frozenset({"helm.sh/chart", "app.kubernetes.io/managed-by"})
 _MOST_NAME: Final = 63
+_ONE_BY_ONE: Final = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 _LIGHT: Final = frozenset({"openai", "simulated"})
 _PLACEMENT: Final = (
     "nodeSelector",
@@ -45,7 +46,7 @@ def name_of(base: Base, version: str) -> str:
 
 def settings(base: Base, pool: ModelPool) -> Object:
     """Return the settings file of the pool's workers, as a table."""
-    table: Object = dict(pool.spec.get("settings", {}))
+    table: Object = dict(pool.settings)
     table["served_model_name"] = pool.served_name
     if pool.model:
         table["model"] = pool.model
@@ -77,6 +78,8 @@ def deployment(base: Base, pool: ModelPool, version: str) -> Object:
     spec["progressDeadlineSeconds"] = start_s + drain_s + 300
     if own.get("strategy"):
         spec["strategy"] = own["strategy"]
+    elif not pool.surge:
+        spec["strategy"] = _ONE_BY_ONE
     template = spec["template"]
     labels = {name: value for name, value in template["metadata"]["labels"].items() if name not in _HELM}
     template["metadata"] = {

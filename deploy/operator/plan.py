@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from deploy.operator import objects
 from deploy.operator.base import Base
+from deploy.operator.checks import wrong
+from deploy.operator.declaring import declarations
 from deploy.operator.pool import ModelPool
 from deploy.operator.seen import Fleet, Pod, Seen, Version, address_of
 from deploy.operator.steps import (
     AddAdapter,
     Apply,
-    Declare,
     Drain,
     Mark,
     PinAdapter,
@@ -54,6 +55,9 @@ def plan(base: Base, pool: ModelPool, seen: Seen) -> Plan:
     if seen.foreign is not None:
         told = f"the Deployment {seen.foreign} serves the pool {pool.name} already: remove it, or choose another name"
         return Plan(trouble="PoolTaken", told=told)
+    if (problem := wrong(pool.settings)) is not None:
+        told = f"nothing is changed until spec.settings is corrected: {problem}"
+        return Plan(trouble="SettingsRefused", told=told)
     fleet = seen.fleet
     if fleet is None:
         told = f"Penstock does not answer, so nothing is changed until it does: {seen.trouble}"
@@ -97,7 +101,7 @@ class _Planner:
         self._steps: list[Step] = []
 
     def plan(self) -> Plan:
-        self._declare()
+        self._steps += declarations(self._pool, self._seen, self._fleet)
         current = self._seen.of(self._fleet.serving)
         wanted = self._pool.fingerprint
         target = next((one for one in self._seen.versions if one.fingerprint == wanted), None)
@@ -109,24 +113,6 @@ class _Planner:
             said = self._roll(current, target)
         self._adapters()
         return Plan(tuple(self._steps), said.phase, said.message, said.trouble, said.told)
-
-    def _declare(self) -> None:
-        pool, serving = self._pool, self._fleet.serving
-        current = self._seen.of(serving)
-        if current is not None and current.fingerprint != pool.fingerprint:
-            # Its workers serve what they served; what the next version serves is declared once that serves.
-            self._steps += [Undeclare(one.id) for one in self._fleet.declared if one.id != serving]
-            return
-        scaling = pool.scaling
-        wanted = scaling is not None or pool.replicas > 0
-        slots = None if scaling is None else scaling.slots
-        for one in self._fleet.declared:
-            if one.id != serving or not wanted:
-                self._steps.append(Undeclare(one.id))
-            elif (one.model, one.aliases, one.slots) == (pool.served_name, pool.aliases, slots):
-                wanted = False  # it is there
-        if wanted:
-            self._steps.append(Declare(serving, pool.served_name, pool.aliases, slots))
 
     def _apply(self, version: str, what: str | None = None) -> None:
         """Make a version's objects as they should be. ``what``: it is new, for people."""
@@ -200,9 +186,12 @@ class _Planner:
 
     def _roll(self, current: Version | None, target: Version | None) -> Plan:
         """Start another version beside the one that serves, and have it serve once all of its workers are ready."""
-        count = max(1, 1 if current is None else current.replicas)
-        if current is None and self._pool.scaling is None:
-            count = max(1, self._pool.replicas)
+        if current is not None and not self._pool.surge and self._clear(current):
+            return Plan(phase="RollingOut", message=f"workers of {current.pool} end before new ones start")
+        count = 1 if current is None else current.replicas
+        if self._pool.scaling is None and (current is None or not self._pool.surge):
+            count = self._pool.replicas
+        count = max(1, count)
         if target is None:
             version = self._next()
             what = f"Starting {count} workers of the new version {version} with {self._pool.model}"
@@ -221,11 +210,21 @@ class _Planner:
         ready, all_ = min(target.ready, alive), max(count, target.replicas)
         said = f"{ready} of {all_} workers of the new version {target.pool} are ready"
         if target.stuck is not None:
+            before = "serves on" if self._pool.surge else "starts again if you set spec back"
             told = (
-                f"the new version {target.pool} does not start, and the one before serves on: {target.stuck}"
+                f"the new version {target.pool} does not start, and the one before {before}: {target.stuck}"
             )
             return Plan(phase="RollingOut", message=said, trouble="VersionNotReady", told=told)
         return Plan(phase="RollingOut", message=said)
+
+    def _clear(self, current: Version) -> bool:
+        """End the workers of the version that serves. Return whether some are left."""
+        if current.pool in self._seen.scaled:
+            self._steps.append(Unscale(current.name))
+        if current.replicas > 0:
+            self._steps.append(Scale(current.name, 0, f"Draining the workers of {current.pool}"))
+            return True
+        return any(one.pool == current.pool for one in self._seen.pods)
 
     def _next(self) -> str:
         taken = {one.pool for one in self._seen.versions} | {one.pool for one in self._fleet.workers}

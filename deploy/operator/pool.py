@@ -129,6 +129,17 @@ class ModelPool:
         )
 
     @property
+    def surge(self) -> bool:
+        """Whether the workers of a new version start beside the old ones. They need free GPUs for that."""
+        return bool(self.spec.get("surge", True))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Further keys of its table in the settings file."""
+        found: Mapping[str, Any] = self.spec.get("settings", {})
+        return found
+
+    @property
     def adapters(self) -> tuple[Adapter, ...]:
         """The adapters that the pool should have."""
         return tuple(

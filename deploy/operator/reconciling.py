@@ -13,7 +13,7 @@ from deploy.operator.looking import Looking
 from deploy.operator.plan import Plan, ending, plan
 from deploy.operator.pool import ModelPool
 from deploy.operator.status import status
-from deploy.operator.steps import AddAdapter, Apply, Drain, Remove, Scale, Step, Switch
+from deploy.operator.steps import AddAdapter, Apply, AtPenstock, Drain, Remove, Scale, Step, Switch
 
 _AGAIN_S: Final = 300.0
 """An adapter that was refused is fetched again this long after: it may be gigabytes."""
@@ -35,8 +35,8 @@ class Reconciling:
         self._release_after_s = release_after_s
         self._refused: dict[object, tuple[float, StepError]] = {}
 
-    async def look(self, body: Mapping[str, Any], tell: Tell) -> bool:
-        """Look at a pool, do what is next, report. Return whether something goes on.
+    async def look(self, body: Mapping[str, Any], tell: Tell) -> Plan:
+        """Look at a pool, do what is next, report. Return what was next; of what failed, with the trouble.
 
         Raises:
             httpx2.HTTPError: the API server refuses, or does not answer.
@@ -57,7 +57,7 @@ class Reconciling:
             await self._acting.report(pool.name, said)
         if wanted.trouble is not None and wanted.trouble != _trouble(pool.status):
             tell("Warning", wanted.trouble, wanted.told)
-        return wanted.phase is not None
+        return wanted
 
     async def _try(self, pool: ModelPool, step: Step) -> StepError | None:
         """Carry a step out. Return why it failed; None: it did not."""
@@ -77,19 +77,41 @@ class Reconciling:
     async def end(self, body: Mapping[str, Any], tell: Tell) -> bool:
         """Do what is next to end a pool. Return whether nothing is left to do.
 
+        Its workers end though Penstock does not answer. What it has of the pool is given up once the time for that is over.
+
         Raises:
-            StepError: a step failed.
+            StepError: a step failed; the others were carried out.
             httpx2.HTTPError: the API server refuses, or does not answer.
         """
         pool = ModelPool.read(body)
         seen = await self._looking.look(pool)
         steps, done = ending(pool, seen)
+        failed: StepError | None = None
+        in_cluster = False
         for step in steps:
-            await self._acting.carry_out(step)
-            _tell(tell, step)
+            in_cluster = in_cluster or not isinstance(step, AtPenstock)
+            try:
+                await self._acting.carry_out(step)
+            except StepError as error:
+                failed = error
+            else:
+                _tell(tell, step)
+        if done and seen.fleet is not None:
+            return True
         since = dt.datetime.fromisoformat(body["metadata"]["deletionTimestamp"])
         late = (dt.datetime.now(dt.UTC) - since).total_seconds() >= self._release_after_s
-        return done and (seen.fleet is not None or late)
+        if late and not in_cluster and not seen.pods and (seen.fleet is None or failed is not None):
+            if seen.foreign is None:
+                why = seen.trouble if failed is None else str(failed)
+                told = (
+                    f"Penstock may still have the pool {pool.name} as declared, and its adapters: `DELETE /v1/admin/pools/"
+                    f"{pool.name}` removes it. It did not answer for {self._release_after_s:g} s: {why}"
+                )
+                tell("Warning", "LeftInPenstock", told)
+            return True
+        if failed is not None:
+            raise failed
+        return False
 
 
 def _trouble(status: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,10 @@ class OperatorSettings(BaseSettings):
         10.0, gt=0, le=3600, description="Seconds between two looks at a pool at which nothing is to do."
     )
     hurry_s: float = Field(
-        1.0, gt=0, le=3600, description="The same while something goes on, and the least after a change."
+        1.0,
+        gt=0,
+        le=3600,
+        description="The same while something goes on, longer each time nothing changed; and the least after a change.",
     )
     release_after_s: float = Field(
         120.0,

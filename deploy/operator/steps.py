@@ -105,17 +105,7 @@ class RemoveAdapter:
     name: str
 
 
-Step: TypeAlias = (
-    Apply
-    | Scale
-    | Mark
-    | Drain
-    | Switch
-    | Declare
-    | Undeclare
-    | Unscale
-    | Remove
-    | AddAdapter
-    | PinAdapter
-    | RemoveAdapter
-)
+AtPenstock: TypeAlias = Drain | Switch | Declare | Undeclare | AddAdapter | PinAdapter | RemoveAdapter
+"""Steps that Penstock carries out; the cluster does the others."""
+
+Step: TypeAlias = Apply | Scale | Mark | Unscale | Remove | AtPenstock

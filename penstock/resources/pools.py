@@ -104,6 +104,7 @@ class Pools(Part[Driver]):
         device: str | None = None,
         device_memory_gb: float | None = None,
         devices: int = 1,
+        force: bool = False,
     ) -> Flow[DeclaredPool]:
         """Have requests for a pool's model queued although no worker of it is alive.
 
@@ -113,14 +114,16 @@ class Pools(Part[Driver]):
             aliases: further names of the model.
             slots: jobs that one worker runs at once; None: as the last one that registered.
             device: name of a worker's device, with ``devices`` of them and ``device_memory_gb`` together.
+            force: change the model although jobs wait for the one before; workers of the new one fail them.
 
         Raises:
-            ConflictError: a name means another model in another pool (``name_taken``).
+            ConflictError: a name means another model in another pool (``name_taken``), or jobs wait for the model that the
+                pool had (``jobs_waiting``).
             BadRequestError: a value is out of range.
             ArgumentError: the pool's name is empty.
         """
         body: dict[str, object] = {"model": model, "aliases": [*aliases], "slots": slots, "devices": devices}
-        body |= {"device": device, "device_memory_gb": device_memory_gb}
+        body |= {"device": device, "device_memory_gb": device_memory_gb} | ({"force": True} if force else {})
         return self._fetch(with_json("PUT", _declared(pool), body), DeclaredPool)
 
     @Call

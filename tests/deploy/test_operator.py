@@ -18,7 +18,7 @@ import pytest
 from lightkube import AsyncClient, KubeConfig
 
 from broker.settings import BrokerSettings
-from deploy.operator.acting import Acting
+from deploy.operator.acting import Acting, StepError
 from deploy.operator.looking import Looking
 from deploy.operator.reconciling import Reconciling
 from penstock import AsyncPenstock
@@ -44,10 +44,15 @@ class Stopped(BaseException):
 
 
 class Cut:
-    """Counts the writes of an operator, and ends it before one of them; 0: before none."""
+    """Counts the writes of an operator, and ends it before one of them; 0: before none.
 
-    def __init__(self, at: int = 0) -> None:
+    Attributes:
+        forbidden: methods that Penstock refuses.
+    """
+
+    def __init__(self, at: int = 0, forbidden: frozenset[str] = frozenset()) -> None:
         self.writes, self._at = 0, at
+        self.forbidden = forbidden
 
     def pass_on(self, method: str) -> None:
         """Count a request.
@@ -82,6 +87,9 @@ class PenstockCut(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._cut.pass_on(request.method)
+        if request.method in self._cut.forbidden:
+            error = {"message": "not with this key", "type": "permission_error", "code": "forbidden"}
+            return httpx.Response(403, json={"error": error})
         return await super().handle_async_request(request)
 
 
@@ -94,6 +102,7 @@ class World:
         self.cluster, self.controller, self.busy = cluster, controller, busy
         self._api, self._config = api, config
         self.events: list[str] = []
+        self.release_after_s = 0.5
 
     def operator(self, cut: Cut | None = None) -> Reconciling:
         """Return a new operator, which knows nothing."""
@@ -103,7 +112,8 @@ class World:
         self.http = httpx.AsyncClient(transport=PenstockCut(cut))
         self.penstock = AsyncPenstock(self._api, max_retries=0, http_client=self.http)
         place = (self.kube, self.penstock, NAMESPACE)
-        return Reconciling(base_of(*LEAST), Looking(*place), Acting(*place), 0.5)
+        base = base_of(*LEAST)
+        return Reconciling(base, Looking(*place, base.instance), Acting(*place), self.release_after_s)
 
     async def close(self) -> None:
         await self.kube.close()
@@ -131,8 +141,11 @@ class World:
     async def look(self, operator: Reconciling) -> bool:
         """Look once; return whether something goes on."""
         if "deletionTimestamp" not in self.pool["metadata"]:
-            return await operator.look(self.pool, self._tell)
-        if not await operator.end(self.pool, self._tell):
+            return (await operator.look(self.pool, self._tell)).phase is not None
+        try:
+            if not await operator.end(self.pool, self._tell):
+                return True
+        except StepError:
             return True
         self.cluster.store.delete(KEY, now=True)
         return False
@@ -231,7 +244,7 @@ async def test_a_pool_comes_scales_rolls_out_and_goes(world: World) -> None:
     assert world.pool["status"]["version"] == "chat-v2"
     _, names, pods, *_, declared, rollouts, workers = await world.state()
     assert names["ConfigMap"] == [f"{NAME}-v2"]
-    assert (pods, declared, rollouts, workers) == (1, ["chat-v2"], ["chat-v2"], ["chat-v2"])
+    assert (pods, declared, rollouts, workers) == (1, [], ["chat-v2"], ["chat-v2"])
 
     world.delete()
     await world.settle()
@@ -292,7 +305,7 @@ async def test_a_version_that_penstock_refuses_says_why(world: World) -> None:
 
 
 async def test_a_chart_s_pool_of_the_same_name_is_left_alone(world: World) -> None:
-    theirs = {
+    theirs: dict[str, Any] = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
@@ -306,6 +319,12 @@ async def test_a_chart_s_pool_of_the_same_name_is_left_alone(world: World) -> No
     await world.settle()
     assert conditions(world)["Degraded"] == ("True", "PoolTaken")
     assert world.cluster.named("Deployment").keys() == {"x"}
+    labels = theirs["metadata"]["labels"] | {
+        "app.kubernetes.io/instance": "another"
+    }  # with a Redis of its own
+    world.cluster.write("PATCH", ("apps/v1", "deployments", NAMESPACE, "x"), {"metadata": {"labels": labels}})
+    await world.settle(lambda: len(world.pods()) == 1)
+    assert world.cluster.named("Deployment").keys() == {"x", NAME}
 
 
 async def test_without_penstock_nothing_is_changed_and_a_deletion_ends(world: World) -> None:
@@ -320,6 +339,61 @@ async def test_without_penstock_nothing_is_changed_and_a_deletion_ends(world: Wo
     world.delete()
     await world.settle()
     assert world.deployments() == {}
+    assert world.events[-1] == "LeftInPenstock"
+
+
+async def test_a_deletion_ends_although_penstock_refuses(world: World) -> None:
+    world.want(scaling={"min": 0, "max": 2, "slots": 8})
+    await world.settle(lambda: len(world.pods()) == 1)
+    world.delete()
+    await world.settle(cut=Cut(forbidden=frozenset({"DELETE"})))
+    assert world.deployments() == {}
+    assert world.events[-1] == "LeftInPenstock"
+
+
+async def test_a_deletion_takes_the_declaration_back_once_penstock_answers_again(world: World) -> None:
+    world.want(scaling={"min": 0, "max": 2, "slots": 8})
+    await world.settle(lambda: len(world.pods()) == 1)
+    world.release_after_s = 60.0
+    api, world._api = world._api, "http://127.0.0.1:1"
+    world.delete()
+    operator = world.operator()
+    while world.pods():
+        assert await world.look(operator)  # its finalizer holds it
+        await asyncio.sleep(0.02)
+    await world.close()
+    world._api = api
+    await world.settle()
+    async with AsyncPenstock(api) as client:
+        assert await client.pools.declared() == ()
+    assert "LeftInPenstock" not in world.events
+
+
+async def test_without_surge_the_old_workers_end_before_the_new_ones_start(world: World) -> None:
+    world.want(surge=False)
+    await world.settle(lambda: len(world.pods()) == 1)
+    together: set[int] = set()
+
+    def new_serves() -> bool:
+        together.add(len({one.removesuffix("-1") for one in world.pods()}))
+        return world.deployments().keys() == {f"{NAME}-v2"} and len(world.pods()) == 1
+
+    world.want(surge=False, model="org/model-2")
+    await world.settle(new_serves)
+    assert together <= {0, 1}
+    assert world.pool["status"]["version"] == "chat-v2"
+    _, _, _, _, declared, *_ = await world.state()
+    assert declared == []
+
+
+async def test_a_wrong_setting_is_a_condition(world: World) -> None:
+    world.want(settings={"bulk_reserv": 0.5})
+    await world.settle()
+    assert conditions(world)["Degraded"] == ("True", "SettingsRefused")
+    assert world.deployments() == {}
+    world.want(settings={"bulk_reserve": 0.5})
+    await world.settle(lambda: len(world.pods()) == 1)
+    assert conditions(world)["Degraded"] == ("False", "AllIsWell")
 
 
 async def test_keda_gets_its_object_and_the_replicas(world: World) -> None:
@@ -391,7 +465,7 @@ FLOWS: dict[str, list[dict[str, Any] | None]] = {
     "scale down": [{"replicas": 3}, {"replicas": 1}],
     "new model": [{"replicas": 2}, {"replicas": 2, "model": "org/model-2"}],
     "scaling": [{"replicas": 1}, {"scaling": {"min": 1, "max": 2, "slots": 8}}],
-    "delete": [{"replicas": 2}, None],
+    "delete": [{"scaling": {"min": 0, "max": 2, "slots": 8}}, None],
 }
 
 

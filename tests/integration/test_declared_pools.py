@@ -242,12 +242,12 @@ async def test_another_model_is_not_left_to_the_workers_of_the_first(http, store
     await declare(http, model="n", aliases=[])
     assert (await http.post(CHAT, json=body(model="n"))).json()["error"]["code"] == "model_not_found"
     await store.bury(puppet.name)
-    job = await eventually(lambda: _accepted(http, "n"))
+    job = await eventually(lambda: accepted(http, "n"))
     assert job["pool"] == "chat"
     assert (await http.post(CHAT, json=body())).json()["error"]["code"] == "no_worker"
 
 
-async def _accepted(http: httpx.AsyncClient, model: str) -> dict[str, Any] | None:
+async def accepted(http: httpx.AsyncClient, model: str) -> dict[str, Any] | None:
     got = await http.post("/v1/jobs", json={"model": model, "input": {"messages": body()["messages"]}})
     return got.json() if got.status_code == 202 else None
 
@@ -343,8 +343,8 @@ async def test_each_change_is_in_the_audit_stream_once(http, store) -> None:
 
     admin, declared = Actor("k3y", "ops", "10.0.0.9"), DeclaredPools(store)
     one = DeclaredPool(pool="chat", model="m")
-    assert await declared.put(one, admin)
-    assert not await declared.put(one, admin)
+    assert (await declared.put(one, admin)).kind == "changed"
+    assert (await declared.put(one, admin)).kind == "same"
     assert await declared.remove("chat", admin)
     assert not await declared.remove("chat", admin)
     acts, _ = await AuditStream(store).page(Filter(), limit=10, newest_first=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from workers.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 _ASK_AGAIN_S = 0.25
+_DECLARATION_S = 15.0
+"""How long a declaration may be in the way: one of earlier settings goes once an api process starts with the new ones."""
 
 _OF_POOL = ("engine", "device", "devices", "device_memory_bytes", "capacity", "start_s")
 """What a worker's record says of each worker of its pool. It stays known after the last one has gone."""
@@ -59,7 +62,7 @@ async def register(
     """Register the worker with its models, and take the lease.
 
     A worker that was killed holds its lease for a while. So if another one is in the way, registration is retried until that
-    worker's lease ends, and fails once its next heartbeat shows that it is alive.
+    worker's lease ends, and fails once its next heartbeat shows that it is alive. A declaration gets some seconds to go.
 
     Args:
         worker: its incarnation.
@@ -68,7 +71,8 @@ async def register(
         aliases: further names of its one model.
 
     Raises:
-        EngineStartError: another worker of the pool serves something else, or the aliases are wrong.
+        EngineStartError: another worker of the pool serves something else, a name means another model elsewhere, or the
+            aliases are wrong.
         StoreUnavailableError: Redis cannot be reached.
     """
     models = engine.models()
@@ -86,14 +90,18 @@ async def register(
         for model in models
     }
     meanings = aliased(models, aliases)
-    leases: dict[str, int] = {}
+    leases: dict[str | None, float] = {}
     while True:
         try:
             await store.register(worker, info, facts, meanings)
         except RegistrationRefusedError as refused:
             if refused.worker not in leases:
                 log.info("registration_waits", other=refused.worker, why=str(refused))
-            if leases.setdefault(refused.worker, refused.lease_end_ms) < refused.lease_end_ms:
+            if refused.worker is None:
+                over = leases.setdefault(None, time.monotonic() + _DECLARATION_S) <= time.monotonic()
+            else:
+                over = leases.setdefault(refused.worker, refused.lease_end_ms) < refused.lease_end_ms
+            if over:
                 raise EngineStartError(str(refused)) from refused
             await asyncio.sleep(_ASK_AGAIN_S)
         else:

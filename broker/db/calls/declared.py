@@ -7,18 +7,36 @@ from collections.abc import Mapping
 from broker.db.calls.base import WRITES, Answer, Call
 
 
-class PoolDeclare(Call[bool]):
-    """Declare a pool, or replace its record. Answers whether that changed anything.
+class Declared(Answer):
+    """What came of a declaration.
 
     Attributes:
-        record: :class:`jobs.declared.DeclaredPool` as JSON; ``model``: of it.
+        kind: ``changed``; ``same``: it was so before; ``name``: a name means another model; ``waiting``: jobs wait for the
+            model that was declared before.
+        name: the name, and the ``model`` that it means in the pool ``pool``, or as an operator's alias (None).
+        jobs: those that wait for the ``model`` before.
+    """
+
+    kind: str
+    name: str = ""
+    model: str = ""
+    pool: str | None = None
+    jobs: int = 0
+
+
+class PoolDeclare(Call[Declared]):
+    """Declare a pool, or replace its record, unless that takes a name from another pool.
+
+    Attributes:
+        record: :class:`jobs.declared.DeclaredPool` as JSON.
+        force: change the model although jobs wait for the one before.
         by: who asked, for the audit stream.
     """
 
     flags = WRITES
     pool: str
     record: str
-    model: str
+    force: bool | None = None
     by: str | None = None
 
 
@@ -33,16 +51,31 @@ class PoolUndeclare(Call[bool]):
     by: str | None = None
 
 
+class TakenName(Answer):
+    """A pool of the settings that is not declared.
+
+    Attributes:
+        name: its name that an operator's declaration of the pool ``declared`` gives to the model ``model``.
+    """
+
+    pool: str
+    name: str
+    model: str
+    declared: str
+
+
 class Declarations(Answer):
     """What came of it.
 
     Attributes:
         changed: pools whose records are new, different or gone.
         kept: pools of the settings that an operator has declared otherwise, and that stay so.
+        taken: pools of the settings that are not declared: an operator's declaration of another pool has a name of theirs.
     """
 
     changed: list[str]
     kept: list[str]
+    taken: list[TakenName]
 
 
 class PoolsTakeOver(Call[Declarations]):

@@ -44,8 +44,8 @@ class PoolForget(Call[bool]):
     pool: str
 
 
-class AliasSet(Call[bool]):
-    """Have an alias mean a model. Answers whether that changed anything."""
+class AliasSet(Call[str]):
+    """Have an alias mean a model. Answers ``changed``, ``same``, or ``model``: it is a model's own name, and stays so."""
 
     flags = WRITES
     alias: str

@@ -11,7 +11,8 @@ class Registered(Answer):
     """Whether a worker may serve its models.
 
     Attributes:
-        kind: ``ok``; ``pool``: a live worker of its pool serves something else; ``name``: a name means another model there.
+        kind: ``ok``; ``pool``: a live worker of its pool serves something else; ``name``: a name means another model there;
+            ``declared``: the same in the declared pool ``pool``, which may have no worker.
         worker: that other worker, with the end of its lease, its description, and what it serves.
         name: the name, and the ``model`` that it means there.
     """
@@ -23,6 +24,7 @@ class Registered(Answer):
     serves: str = ""
     name: str = ""
     model: str = ""
+    pool: str = ""
 
 
 class Register(Call[Registered]):

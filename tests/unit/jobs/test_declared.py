@@ -45,6 +45,25 @@ def test_a_table_says_what_is_known_before_a_worker_comes() -> None:
     assert (short.model, short.aliases, short.runs_on) == ("x", ("a", "b"), Device())
 
 
+def test_a_name_of_two_models_is_named_with_both_tables() -> None:
+    def tables(**more: Any) -> dict[str, Any]:
+        return {
+            "a": {"scales_from_zero": True, "model": "m", "aliases": ["fast"]},
+            "b": {"scales_from_zero": True, "model": "n", **more},
+        }
+
+    assert len(from_tables(tables())) == 2
+    assert len(from_tables(tables(model="m", aliases=["fast"]))) == 2  # the same model in two pools
+    with pytest.raises(
+        DeclaredPoolStartError, match=r"\[pools.b\] aliases: 'fast' means 'n' here, and 'm' in \[pools.a\]"
+    ):
+        from_tables(tables(aliases=["fast"]))
+    with pytest.raises(
+        DeclaredPoolStartError, match=r"\[pools.b\] model: 'fast' means 'fast' here, and 'm' in"
+    ):
+        from_tables(tables(served_model_name="fast"))
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [

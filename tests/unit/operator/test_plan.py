@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deploy.operator import objects
 from deploy.operator.base import Base
 from deploy.operator.objects import FINGERPRINT
 from deploy.operator.plan import ending, plan
@@ -108,7 +109,7 @@ def declared(pool: str = "chat", slots: int | None = None) -> DeclaredPool:
 
 
 def a_fleet(serving: str = "chat", **facts: Any) -> Fleet:
-    return Fleet(serving, **{"declared": (declared(serving),), **facts})
+    return Fleet(serving, **facts)
 
 
 def steps(pool: ModelPool, seen: Seen) -> list[Step]:
@@ -226,12 +227,35 @@ def test_the_declaration_follows_the_version() -> None:
     pool = a_pool(model="m2")
     fleet = a_fleet("chat-v2", declared=(declared("chat"),), workers=workers(0, pool="chat-v2"))
     seen = Seen((a_version("chat-v2", pool),), pods(1, "chat-v2"), fleet=fleet)
-    assert steps(pool, seen) == [Undeclare("chat"), Declare("chat-v2", "chat")]
+    assert steps(pool, seen) == [Undeclare("chat")]
+    asleep = a_pool(model="m2", scaling={"min": 0, "max": 2, "slots": 8})
+    seen = replace(seen, scaled=frozenset({"chat-v2"}), versions=(a_version("chat-v2", asleep),))
+    assert steps(asleep, seen) == [Undeclare("chat"), Declare("chat-v2", "chat", slots=8)]
+
+
+def test_a_pool_of_fixed_size_is_declared_only_while_it_starts() -> None:
+    def made(pool: ModelPool, version: Version, *busy: int, known: bool) -> list[Step]:
+        fleet = a_fleet(workers=workers(*busy), declared=(declared(),) if known else ())
+        found = steps(pool, Seen((version,), pods(version.replicas), fleet=fleet))
+        return [one for one in found if isinstance(one, Declare | Undeclare)]
+
+    for pool in (a_pool(), a_pool(scaling={"min": 1, "max": 2, "slots": 8})):
+        slots = None if pool.scaling is None else 8
+        declare = [Declare("chat", "chat", slots=slots)]
+        assert [one for one in steps(pool, Seen(fleet=a_fleet())) if isinstance(one, Declare)] == declare
+        starting = a_version(ready=0)
+        kept = [] if pool.scaling is None else declare  # with its slots
+        assert made(pool, starting, known=True) == kept
+        assert made(pool, a_version(), 0, known=True) == [Undeclare("chat")]
+        assert (
+            made(pool, starting, known=False) == []
+        )  # its workers died: calls are refused, and the alert fires
+        assert made(pool, a_version(replicas=0, ready=0), known=False) == declare  # it starts again
 
 
 def test_another_served_name_is_declared_with_the_switch_and_not_before() -> None:
     pool = a_pool(servedModelName="chat2")
-    asleep = Seen((a_version(replicas=0, ready=0),), fleet=a_fleet())
+    asleep = Seen((a_version(replicas=0, ready=0),), fleet=a_fleet(declared=(declared(),)))
     assert not [one for one in steps(pool, asleep) if isinstance(one, Declare | Undeclare)]
 
 
@@ -290,6 +314,85 @@ def test_adapters_follow_the_spec_once_a_worker_is_there() -> None:
     assert not [one for one in steps(pool, early) if isinstance(one, AddAdapter)]
 
 
+NO_SURGE: dict[str, Any] = {"model": "m2", "surge": False, "replicas": 2}
+
+
+def test_without_surge_the_old_workers_end_first_and_calls_wait() -> None:
+    pool, alive = a_pool(**NO_SURGE), a_fleet(workers=workers(1, 1))
+    declare, scale = steps(pool, Seen((a_version(replicas=2),), pods(2), fleet=alive))
+    assert declare == Declare("chat", "chat")
+    assert isinstance(scale, Scale)
+    assert (scale.name, scale.replicas) == ("penstock-worker-chat", 0)
+    known = a_fleet(declared=(declared(),))
+    ended = a_version(replicas=0, ready=0)
+    assert steps(pool, Seen((ended,), pods(1, leaving=True), fleet=known)) == []
+    apply, scale = steps(pool, Seen((ended,), fleet=known))
+    assert isinstance(apply, Apply)
+    assert scale == Scale("penstock-worker-chat-v2", 2)
+    new = a_version("chat-v2", pool, replicas=2)
+    ready = replace(known, workers=workers(0, 0, pool="chat-v2"))
+    assert steps(pool, Seen((ended, new), pods(2, "chat-v2"), fleet=ready)) == [Switch("chat", "chat-v2")]
+    after = a_fleet("chat-v2", declared=(declared(),), workers=ready.workers)
+    assert steps(pool, Seen((ended, new), pods(2, "chat-v2"), fleet=after)) == [
+        Undeclare("chat"),
+        Remove("penstock-worker-chat"),
+    ]
+
+
+def test_without_surge_keda_lets_go_before_the_old_workers_end() -> None:
+    pool = a_pool(model="m2", surge=False, scaling={"min": 1, "max": 2, "slots": 8})
+    fleet = a_fleet(workers=workers(1), declared=(declared(slots=8),))
+    kinds = [
+        type(one) for one in steps(pool, Seen((a_version(),), pods(1), frozenset({"chat"}), fleet=fleet))
+    ]
+    assert kinds == [Unscale, Scale]
+
+
+def test_without_surge_a_change_of_mind_starts_the_old_workers_again() -> None:
+    broken = a_version("chat-v2", a_pool(**NO_SURGE), ready=0, stuck="no such image")
+    fleet = a_fleet(declared=(declared(),))
+    seen = Seen((a_version(replicas=0, ready=0), broken), fleet=fleet)
+    said = plan(BASE, a_pool(**NO_SURGE), seen)
+    assert said.trouble == "VersionNotReady"
+    assert "the one before starts again if you set spec back" in said.told
+    assert [
+        (one.name, one.replicas) for one in steps(a_pool(surge=False), seen) if isinstance(one, Scale)
+    ] == [
+        ("penstock-worker-chat", 1),
+        ("penstock-worker-chat-v2", 0),
+    ]
+
+
+def test_without_surge_calls_wait_while_a_changed_pod_starts() -> None:
+    pool = a_pool(surge=False)
+    made = objects.deployment(BASE, pool, "chat")
+    assert made["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+    }
+    changing = Seen((a_version(settled=False),), pods(1), fleet=a_fleet(workers=workers(1)))
+    assert steps(pool, changing) == [Declare("chat", "chat")]
+    assert steps(a_pool(), changing) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"bulk_reserv": 0.2}, "bulk_reserv: there is no such key of a pool; did you mean bulk_reserve?"),
+        ({"redis_url": "redis://x"}, "redis_url: there is no such key of a pool"),
+        ({"bulk_reserve": None}, "bulk_reserve: null is no value"),
+        ({"engine_args": ["a", None]}, "engine_args: null is no value"),
+    ],
+)
+def test_wrong_settings_are_a_condition_before_pods_end_on_them(settings: dict[str, Any], says: str) -> None:
+    pool = a_pool(settings=settings)
+    said = plan(BASE, pool, Seen((a_version(),), pods(1), fleet=a_fleet(workers=workers(1))))
+    assert (said.steps, said.trouble) == ((), "SettingsRefused")
+    assert says in said.told
+    known = a_pool(settings={"bulk_reserve": 0.2, "adapters_max": 4})
+    assert plan(BASE, known, Seen(fleet=a_fleet())).trouble is None
+
+
 @pytest.mark.parametrize(
     ("seen", "trouble"),
     [
@@ -309,7 +412,7 @@ def test_an_end_drains_all_versions_and_waits_for_their_pods() -> None:
         (a_version(replicas=2), a_version("chat-v2", replicas=0)),
         pods(2),
         frozenset({"chat"}),
-        fleet=a_fleet(),
+        fleet=a_fleet(declared=(declared(),)),
     )
     made, done = ending(a_pool(), seen)
     assert [type(one) for one in made] == [Undeclare, Unscale, Scale]

@@ -1,0 +1,187 @@
+"""Names of pools that scale from zero: one name means one model, whoever says so first. Real Valkey, real api."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+import structlog
+
+from broker.adapters import Adapters
+from broker.db.errors import RegistrationRefusedError
+from broker.declared import DeclaredPools
+from broker.jobs import JobStore
+from broker.rollouts import Rollouts
+from broker.settings import BrokerSettings
+from jobs.declared import DeclaredPool
+from tests.adapters import add, an_adapter
+from tests.apiserver import ApiServer
+from tests.integration.test_declared_pools import accepted, body, declare
+from tests.processes import WorkerProcess
+from tests.puppet import Puppet
+from tests.support import eventually
+from workers.engines.base import EngineStartError
+from workers.engines.settings import SimulatedSettings
+from workers.engines.simulated.engine import SimulatedEngine
+from workers.process.registration import register
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def puppet(store: JobStore) -> Puppet:
+    """A worker of the pool ``chat`` that is not there yet."""
+    return Puppet(store, "late-1", "chat")
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[SimulatedEngine]:
+    engine = SimulatedEngine(SimulatedSettings())
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+async def test_of_two_declarations_at_once_one_gets_the_alias(store) -> None:
+    declared = DeclaredPools(store)
+    for turn in range(20):
+        pools = [
+            DeclaredPool(pool=f"{turn}-{n}", model=f"{turn}-m{n}", aliases=(f"{turn}",)) for n in range(4)
+        ]
+        answers = await asyncio.gather(*(declared.put(one) for one in pools))
+        assert sorted(one.kind for one in answers) == ["changed", "name", "name", "name"]
+        (winner,) = (pool for pool, one in zip(pools, answers, strict=True) if one.kind == "changed")
+        assert {(one.pool, one.model) for one in answers if one.kind == "name"} == {
+            (winner.pool, winner.model)
+        }
+    assert len(await declared.all()) == 20
+
+
+async def test_versions_of_a_pool_may_have_the_names_of_the_one_before(http, store) -> None:
+    await declare(http)
+    new = Puppet(store, "new-1", "chat-v2")
+    await new.live("m2", aliases=["m", "fast"], version_of="chat")
+    rollouts = Rollouts(store)
+    before = await rollouts.get("chat")
+    assert await rollouts.write(before, before.switch("chat-v2"), flip=True)
+    await declare(http, "chat-v2", model="m2", aliases=["m", "fast"])
+    assert (await declare(http, "other", 409, model="x", aliases=["m"]))["error"]["code"] == "name_taken"
+
+
+async def test_no_worker_takes_a_name_of_another_declared_pool(store) -> None:
+    await DeclaredPools(store).put(DeclaredPool(pool="chat", model="m", aliases=("fast",)))
+    for model, aliases in (("x", ["fast"]), ("fast", []), ("x", ["m"])):
+        with pytest.raises(RegistrationRefusedError, match="in the pool 'chat', which is declared") as caught:
+            await Puppet(store, "w", "other").live(model, aliases=aliases)
+        assert caught.value.worker is None
+    assert await store.models() == []
+    await Puppet(store, "same", "other").live("m", aliases=["fast"])  # the same meaning
+    await Puppet(store, "its-own", "chat").live("another", aliases=["fast2"])
+
+
+async def test_no_adapter_takes_a_name_of_another_declared_pool(store) -> None:
+    await DeclaredPools(store).put(DeclaredPool(pool="chat", model="m", aliases=("fast",)))
+    await Puppet(store, "w", "other").live("base")
+    assert await add(Adapters(store), an_adapter("fast", pool="other")) == "alias"
+    assert await add(Adapters(store), an_adapter("m", pool="other")) == "model"
+
+
+async def test_a_worker_waits_for_a_declaration_of_earlier_settings_to_go(
+    store: JobStore, engine: SimulatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = DeclaredPools(store)
+    await declared.take_over([DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True)])
+    info = {"name": "w", "pool": "other", "models": ["simulated"]}
+    waits = asyncio.create_task(register(store, "w", info, engine, ["fast"]))
+    with structlog.testing.capture_logs() as logged:
+        await eventually(lambda: any(one["event"] == "registration_waits" for one in logged))
+    await declared.take_over([DeclaredPool(pool="chat", model="m", from_settings=True)])
+    await asyncio.wait_for(waits, 10)
+    assert [one["name"] for one in await store.models()] == ["simulated"]
+    await store.bury("w")
+    monkeypatch.setattr("workers.process.registration._DECLARATION_S", 0.0)
+    await declared.take_over([DeclaredPool(pool="chat", model="m", aliases=("quick",), from_settings=True)])
+    with pytest.raises(EngineStartError, match="'quick' means 'simulated' here, but 'm' in the pool 'chat'"):
+        await register(store, "w", info, engine, ["quick"])
+
+
+async def test_the_settings_take_no_name_of_an_operator_s_declaration(store) -> None:
+    declared = DeclaredPools(store)
+    await declared.put(DeclaredPool(pool="own", model="o", aliases=("fast",)))
+    settings = [
+        DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True),
+        DeclaredPool(pool="more", model="n", from_settings=True),
+    ]
+    answer = await declared.take_over(settings)
+    assert [(one.pool, one.name, one.model, one.declared) for one in answer.taken] == [
+        ("chat", "fast", "o", "own")
+    ]
+    assert (answer.changed, answer.kept) == (["more"], [])
+    await declared.remove("own")
+    assert (await declared.take_over(settings)).changed == ["chat"]
+
+
+async def test_another_model_is_refused_while_jobs_wait_for_the_first(http, puppet) -> None:
+    await declare(http)
+    job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
+    await declare(http, slots=8)  # the same model
+    refused = (await declare(http, status=409, model="n"))["error"]
+    assert (refused["code"], refused["param"]) == ("jobs_waiting", "model")
+    assert "1 jobs wait in the pool 'chat' for 'm'" in refused["message"]
+    assert (await declare(http, model="n", force=True))["model"] == "n"
+    await puppet.live("n")
+    claim = await puppet.take()
+    assert claim.id == job["id"]  # its worker answers that it does not serve the model
+    await puppet.succeed(claim)
+    await declare(http, model="m")
+
+
+async def test_a_forced_change_ends_the_jobs_of_the_model_before(
+    http: httpx.AsyncClient, broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    await declare(http)
+    job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
+    await declare(http, model="simulated", force=True)
+    worker = WorkerProcess(broker_settings, tmp_path / "log", pool="chat")
+    try:
+        ended = (await http.get(f"/v1/jobs/{job['id']}", params={"wait": 30})).json()
+    finally:
+        worker.close()
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "model_not_found")
+
+
+async def test_a_stored_declaration_that_cannot_be_read_stops_nothing(
+    broker_settings: BrokerSettings, store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared, file = DeclaredPools(store), tmp_path / "penstock.toml"
+    await declared.put(DeclaredPool(pool="good", model="g"))
+    bad = {"chat": "{", "slots": '{"pool": "slots", "model": "s", "slots": "many"}', "none": "null"}
+    for pool, text in bad.items():
+        await store.client.hset(store.keys("declared"), pool, text)
+    file.write_text('[pools.chat]\nmodel = "m"\nscales_from_zero = true')
+    monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(file))
+    await Puppet(store, "w", "other").live("x")
+    with ApiServer(broker_settings) as server:
+        async with server.client() as client:
+            assert (await client.get("/health/ready")).status_code == 200
+            listed = [one["id"] for one in (await client.get("/v1/admin/pools")).json()["data"]]
+            assert listed == ["chat", "good"]  # the settings' own is declared anew
+            await declare(client, "slots", model="s", aliases=[])
+            asked = {"model": "s", "input": body(model="s")}
+            assert (await client.post("/v1/jobs", json=asked)).status_code == 202
+            assert (await client.delete("/v1/admin/pools/none")).status_code == 404
+
+
+async def test_an_alias_of_a_declared_pool_is_not_that_of_a_pool_that_is_gone(http, store) -> None:
+    gone = Puppet(store, "old-1", "old")
+    await gone.live("before", aliases=["fast"])
+    await store.bury(gone.name)
+    await DeclaredPools(store).take_over(
+        [DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True)]
+    )
+    job = await eventually(lambda: accepted(http, "fast"))
+    assert job["pool"] == "chat"
