@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ async def sent(store: JobStore) -> int:
     return (await store.client.info("commandstats")).get("cmdstat_fcall", {}).get("calls", 0)
 
 
-async def accept_all(store: JobStore, jobs: list[JobSpec]) -> list[object]:
+async def accept_all(store: JobStore, jobs: list[JobSpec]) -> list[Any]:
     return await asyncio.gather(*map(store.accept, jobs), return_exceptions=True)
 
 
