@@ -19,7 +19,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 LEFT_MS = 25
-"""For so long a job is left to the worker that has its prefix (``broker/lua/5_claim.lua``)."""
+"""For so long a job is left to the worker that has its prefix (``broker/lua/claim.lua``)."""
 
 SYSTEM = {"role": "system", "content": "You are the keeper of the gate. " * 10}
 HELLO = {"role": "user", "content": "hello"}
