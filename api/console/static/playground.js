@@ -118,6 +118,20 @@ function take(chunk, seen, place) {
   return delta.content ?? "";
 }
 
+/** Say where a call's job stands in the queue, until `over()`. */
+async function sayPlace(job, over) {
+  for (;;) {
+    await new Promise((done) => setTimeout(done, 1000));
+    const reply = over() ? null : await fetch(`${penstock.root}console/api/v1/jobs/${job}`);
+    if (!reply?.ok) return;
+    const { state, position, eta_s: eta } = await reply.json();
+    if (over()) return;
+    const where = position === null ? state : position ? `${position} before it` : "it is the next";
+    const when = eta === null ? "" : `, starts in about ${eta < 120 ? `${Math.ceil(eta)} s` : `${Math.round(eta / 60)} min`}`;
+    by("status").textContent = `Waiting for the answer: ${where}${when}`;
+  }
+}
+
 async function send(text) {
   const began = performance.now();
   const mine = conversation;
@@ -132,15 +146,18 @@ async function send(text) {
   try {
     const reply = await fetch(`${penstock.root}console/api${path}`, {
       method: "POST",
-      headers: { "content-type": "application/json", "x-penstock-console": "1" },
+      headers: { "content-type": "application/json", "x-penstock-console": "1", "x-penstock-early-head": "1" },
       body: JSON.stringify(body),
       signal: running.signal,
     });
+    const accepted = reply.headers.get("x-penstock-job-id");
+    if (accepted && form.dataset.jobs === "true") sayPlace(accepted, () => mine !== conversation || !running || firstAt);
     const streamed = reply.headers.get("content-type")?.startsWith("text/event-stream");
     const chunks = streamed ? events(reply) : [await reply.json()];
     for await (const chunk of chunks) {
       const piece = take(chunk, seen, place);
       if (piece) {
+        if (!firstAt) by("status").textContent = "The answer comes…";
         firstAt ??= performance.now();
         answer += piece;
         place.words.append(piece);

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -32,6 +33,20 @@ def rows(count: int, bad: int = 0) -> str:
 def say(page: Page, text: str) -> None:
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
+
+
+def test_a_call_that_waits_shows_its_place(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.url}/console/playground")
+    status = page.locator("#status")
+    httpx.post(f"{stack.url}/v1/queues/default/pause").raise_for_status()
+    try:
+        page.get_by_label("Most tokens").fill("5")
+        say(page, "hi")
+        expect(status).to_have_text("Waiting for the answer: it is the next")
+    finally:
+        httpx.post(f"{stack.url}/v1/queues/default/resume").raise_for_status()
+    expect(status).to_have_text("The answer is complete.")
+    expect(page.locator(".turn-assistant")).to_contain_text("5 tokens")
 
 
 def test_a_conversation_is_streamed_stopped_and_shown_as_code(page: Page, stack: Stack) -> None:
