@@ -23,6 +23,9 @@ up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
 TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
 
+# Hundreds of processes of the product start: none compiles it again.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
 	@$(SETUP) --browser --prometheus
 	@$(SERVERS)

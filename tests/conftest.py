@@ -14,12 +14,14 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.environment import make_clean
+from tests.heap import pytest_collection
 from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.servers import EMBEDDED, VersionedServer
 from tests.timing import pytest_terminal_summary
 
 __all__ = [
+    "pytest_collection",
     "pytest_collection_modifyitems",
     "pytest_terminal_summary",
     "pytest_xdist_make_scheduler",
