@@ -14,18 +14,23 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.environment import make_clean
+from tests.heap import pytest_collection
 from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.servers import EMBEDDED, VersionedServer
 from tests.timing import pytest_terminal_summary
+from tests.trust import share_contexts
 
 __all__ = [
+    "pytest_collection",
     "pytest_collection_modifyitems",
     "pytest_terminal_summary",
     "pytest_xdist_make_scheduler",
 ]  # hooks
 
 make_clean()  # no test depends on the settings of whoever runs it, nor on the penstock.toml of the checkout
+
+share_contexts()
 
 # A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C; nohup, SIGHUP.
 for _signum, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -14,7 +14,7 @@ from tests.pace import Pace
 from tests.scraping import Scraped
 from tests.support import eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {
@@ -32,7 +32,12 @@ KINDS = [
 ]
 
 
-@pytest.fixture(params=["stack", "vllm_stack"])
+@pytest.fixture(
+    params=[
+        pytest.param("stack", marks=pytest.mark.xdist_group("stack")),
+        pytest.param("vllm_stack", marks=pytest.mark.xdist_group("vllm")),
+    ]
+)
 def some_stack(request: pytest.FixtureRequest) -> Stack:
     """The simulated engine and vLLM in turn."""
     made: Stack = request.getfixturevalue(request.param)

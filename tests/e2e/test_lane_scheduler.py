@@ -104,7 +104,6 @@ def frozen_heap() -> Iterator[None]:
         patch.setattr(vllm.v1.engine.core, "freeze_gc_heap", lambda: None)
         patch.setattr(gc, "unfreeze", lambda: None)
         yield
-    gc.unfreeze()
 
 
 @pytest.fixture(params=["asynchronous", "one at a time"])

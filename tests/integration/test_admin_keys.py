@@ -20,7 +20,9 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import ApiKey, Scope
 from penstock import AsyncPenstock, ConflictError, NotFoundError, Penstock, PermissionDeniedError
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.namespaces import new_namespace
 from tests.processes import ROOT
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually
@@ -31,9 +33,9 @@ PEPPER = "a pepper of the tests"
 KEYS = "/v1/admin/keys"
 
 
-@pytest.fixture
-def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
-    with ApiServer(broker_settings, require_keys=True, key_pepper=PEPPER) as server:
+@pytest.fixture(scope="module")
+def shared_api(valkey: EmbeddedServer) -> Iterator[ApiServer]:
+    with ApiServer(new_namespace(valkey), require_keys=True, key_pepper=PEPPER) as server:
         yield server
 
 

@@ -14,9 +14,10 @@ import pytest_asyncio
 
 from api.http.bodies import SMALL_BYTES
 from api.http.body import CONTROL_BYTES
-from broker.settings import BrokerSettings
 from jobs.endpoints import RESPONSES
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.namespaces import new_namespace
 from tests.puppet import FACTS, MODEL, Puppet
 from tests.support import eventually
 
@@ -27,15 +28,15 @@ _CHAT, _TEXT, _JOBS = "/v1/chat/completions", "/v1/completions", "/v1/jobs"
 LARGE = b'{"input": {"model": "puppet", "messages": [{"role": "user", "content": "hi"}], "vendor": "%b"}}'
 
 
-@pytest.fixture
-def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
+@pytest.fixture(scope="module")
+def shared_api(valkey: EmbeddedServer) -> Iterator[ApiServer]:
     given = {
         "max_body_bytes": LIMIT,
         "max_body_items": 2000,
         "bodies_memory_bytes": LIMIT,
         "read_timeout_s": 2.0,
     }
-    with ApiServer(broker_settings, **given) as server:
+    with ApiServer(new_namespace(valkey), **given) as server:
         yield server
 
 
