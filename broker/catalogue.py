@@ -119,7 +119,8 @@ class Catalogue:
         models = {name: found[0] for name, found in ranked.items() if found}
         shown = {name: model for name, model in models.items() if self.open(model)} or models
         own = sorted(shown, key=lambda name: (shown[name].adapter is not None, name))
-        names = [*own, *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
+        aliases = (alias for alias, name in sorted(self._aliases.items()) if name in shown)
+        names = [*own, *(alias for alias in aliases if alias not in shown)]
         names.sort(key=lambda name: name != self._default)
         return [(name, shown[self.real_name(name)]) for name in names]
 
@@ -129,8 +130,19 @@ class Catalogue:
         return not pools or any(model.open_to(tenant) for model in pools.values())
 
     def real_name(self, name: str) -> str:
-        """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
-        return name if name in self._models else self._aliases.get(name, name)
+        """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'.
+
+        A model's own name comes before an alias, unless the model takes no calls, and the other one does.
+        """
+        alias = self._aliases.get(name)
+        if alias is None or (
+            name in self._models and (self._takes_calls(name) or not self._takes_calls(alias))
+        ):
+            return name
+        return alias
+
+    def _takes_calls(self, model: str) -> bool:
+        return any(map(self.open, self._models.get(model, {}).values()))
 
     async def find(
         self, name: str, *, live: bool = False, placement: Placement | None = None

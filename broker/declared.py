@@ -45,7 +45,8 @@ class DeclaredPools(StorePart):
 
         Args:
             by: who asked, for the audit stream; None: a process of ours. The same below.
-            force: also change the model although jobs wait for the one before. Workers of another model fail them.
+            force: change the model although jobs wait for the one before, which workers of another model fail; and take
+                names that only pools without a worker and a declaration have.
         """
         return await self._call(PoolDeclare(pool.pool, _text(pool), force or None, encoded(by)))
 

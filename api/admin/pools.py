@@ -52,7 +52,7 @@ def register(router: APIRouter, services: Services) -> None:
 
         Your autoscaler starts workers for what waits, by `GET /v1/autoscaling/{pool}`. What the first one registers of its
         model then counts, and stays known. Another model is refused while jobs wait for the one before (409 `jobs_waiting`),
-        as its workers would fail them; `force` does it nevertheless.
+        as its workers would fail them. `force` does it nevertheless, and takes names of pools that are gone.
         """
         one = body.declared(pool)
         answer = await declared.put(one, actor_of(request.scope), force=body.force)
@@ -88,6 +88,8 @@ def _refusal(one: DeclaredPool, answer: Declared) -> ApiError | None:
     if answer.kind == "name":
         where = "as an alias" if answer.pool is None else f"in the pool {answer.pool!r}"
         message = f"{answer.name[:256]!r} means the model {answer.model!r} {where}; choose another name, or remove that one"
+        if answer.gone:
+            message = f"{message}; no worker of it is alive, so `force` takes the name"
         param = "model" if answer.name == one.model else "aliases"
         return ApiError(409, message, "name_taken", param=param)
     if answer.kind == "waiting":

@@ -37,10 +37,20 @@ function NAMES.declarations()
   return records
 end
 
+-- Whether calls of a pool may be answered: it is declared, it has a live worker, or others are about to start.
+function NAMES.is_open(pool)
+  local open = redis.call('HEXISTS', K.declared(), pool) == 1 or redis.call('HEXISTS', K.pool(pool), 'held') == 1
+  if not open then each_worker(pool, function() open = true end) end
+  return open
+end
+
 -- The same as taken_by_declared, of what workers have registered, of LoRA adapters, and of operators' aliases, whose answer has no pool.
-function NAMES.taken_otherwise(names, pool)
+-- gone: it is a name of a pool that takes no calls; force: such names are not taken.
+function NAMES.taken_otherwise(names, pool, force)
   local function clash(name, model, other)
-    if names[name] and names[name] ~= model and not NAMES.same_home(other, pool) then return {name = name, model = model, pool = other} end
+    if not names[name] or names[name] == model or NAMES.same_home(other, pool) then return nil end
+    local gone = not NAMES.is_open(other)
+    if not (gone and force) then return {name = name, model = model, pool = other, gone = gone} end
   end
   local flat = redis.call('HGETALL', K.models())
   for i = 1, #flat, 2 do

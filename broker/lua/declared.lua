@@ -17,7 +17,7 @@ define('pool_declare', function(a)
   local before, record = records[a.pool], NAMES.declaration(a.record)
   if before == a.record then return {kind = 'same'} end
   local names = NAMES.of(record)
-  local taken = NAMES.taken_by_declared(names, a.pool, records) or NAMES.taken_otherwise(names, a.pool)
+  local taken = NAMES.taken_by_declared(names, a.pool, records) or NAMES.taken_otherwise(names, a.pool, a.force)
   if taken then
     taken.kind = 'name'
     return taken

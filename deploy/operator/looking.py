@@ -24,6 +24,9 @@ MODEL_POOL: Final = create_namespaced_resource(GROUP, "v1alpha1", "ModelPool", "
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 LOWEST_COST: Final = "-2147483648"
 MARK: Final = f"{GROUP}/goes-next"
+_STUCK: Final = {("Progressing", "False"), ("ReplicaFailure", "True")}
+"""Conditions of a Deployment: its time is over; or pods are refused, by a quota or Pod Security."""
+
 _WORKERS: Final = {"app.kubernetes.io/component": "worker"}
 
 
@@ -61,7 +64,7 @@ class Looking:
         except PenstockError as error:
             trouble = str(error)
         return Seen(
-            tuple(_version(one, pods) for one in deployments if _owned(one, pool)),
+            tuple(version_of(one, pods) for one in deployments if _owned(one, pool)),
             tuple(_pod(one) for one in pods),
             frozenset(scaled),
             next((one["metadata"]["name"] for one in deployments if self._foreign(one, pool)), None),
@@ -107,14 +110,15 @@ def _owned(one: Mapping[str, Any], pool: ModelPool) -> bool:
     return any(ref["uid"] == pool.uid for ref in one["metadata"].get("ownerReferences", ()))
 
 
-def _version(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Version:
+def version_of(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Version:
+    """Return the version of a Deployment, of those whose labels name a pool. ``pods``: of all versions."""
     meta, spec, status = one["metadata"], one["spec"], one.get("status") or {}
     replicas, pool = int(spec.get("replicas", 1)), meta["labels"][POOL_LABEL]
     seen = status.get("observedGeneration", 0) >= meta["generation"]
     late = [
         cond.get("message", "")
         for cond in status.get("conditions", ())
-        if (cond["type"], cond["status"]) == ("Progressing", "False")
+        if (cond["type"], cond["status"]) in _STUCK
     ]
     waits = [_waits(pod) for pod in pods if pod["metadata"]["labels"].get(POOL_LABEL) == pool]
     return Version(
@@ -124,7 +128,7 @@ def _version(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Versi
         replicas,
         int(status.get("readyReplicas", 0)),
         seen and int(status.get("updatedReplicas", 0)) >= replicas,
-        "; ".join(dict.fromkeys(filter(None, (late[0], *waits)))) if late else None,
+        "; ".join(dict.fromkeys(filter(None, (*late, *waits)))) if late else None,
     )
 
 

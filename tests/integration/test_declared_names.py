@@ -61,6 +61,37 @@ async def test_of_two_declarations_at_once_one_gets_the_alias(store) -> None:
     assert len(await declared.all()) == 20
 
 
+async def test_a_name_of_a_pool_that_is_gone_can_be_taken(http, store) -> None:
+    old = Puppet(store, "old-1", "old")
+    await old.live("before", aliases=["quick"])
+    names = {"model": "m", "aliases": ["before", "quick"]}
+    assert "force" not in (await declare(http, status=409, **names))["error"]["message"]
+    assert (await declare(http, status=409, force=True, **names))["error"]["code"] == "name_taken"
+    await store.bury(old.name)
+    assert "`force` takes the name" in (await declare(http, status=409, **names))["error"]["message"]
+    await declare(http, force=True, **names)
+    for name in ("before", "quick"):
+        assert (await accepted(http, name) or {}).get("pool") == "chat"
+    listed = {one["id"]: one["root"] for one in (await http.get("/v1/models")).json()["data"]}
+    assert listed == {"m": "m", "before": "m", "quick": "m"}
+
+
+async def test_a_live_alias_comes_before_the_name_of_a_model_that_is_gone(http, store, puppet) -> None:
+    old = Puppet(store, "old-1", "old")
+    await old.live("before")
+    await store.bury(old.name)
+    await puppet.live("m", aliases=["before"])
+    assert (await eventually(lambda: accepted(http, "before")))["pool"] == "chat"
+    await store.bury(puppet.name)
+
+    async def refused() -> bool:
+        return await accepted(http, "before") is None
+
+    await eventually(refused)
+    await old.live("before")
+    assert (await eventually(lambda: accepted(http, "before")))["pool"] == "old"
+
+
 async def test_versions_of_a_pool_may_have_the_names_of_the_one_before(http, store) -> None:
     await declare(http)
     new = Puppet(store, "new-1", "chat-v2")
@@ -176,10 +207,12 @@ async def test_a_stored_declaration_that_cannot_be_read_stops_nothing(
             assert (await client.delete("/v1/admin/pools/none")).status_code == 404
 
 
-async def test_an_alias_of_a_declared_pool_is_not_that_of_a_pool_that_is_gone(http, store) -> None:
+async def test_an_alias_of_a_declared_pool_is_not_that_of_a_pool_that_is_gone(http, store, puppet) -> None:
     gone = Puppet(store, "old-1", "old")
     await gone.live("before", aliases=["fast"])
     await store.bury(gone.name)
+    await puppet.live("m")
+    await store.bury(puppet.name)
     await DeclaredPools(store).take_over(
         [DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True)]
     )

@@ -14,6 +14,7 @@ class Declared(Answer):
         kind: ``changed``; ``same``: it was so before; ``name``: a name means another model; ``waiting``: jobs wait for the
             model that was declared before.
         name: the name, and the ``model`` that it means in the pool ``pool``, or as an operator's alias (None).
+        gone: that pool has neither a worker nor a declaration.
         jobs: those that wait for the ``model`` before.
     """
 
@@ -21,6 +22,7 @@ class Declared(Answer):
     name: str = ""
     model: str = ""
     pool: str | None = None
+    gone: bool = False
     jobs: int = 0
 
 
@@ -29,7 +31,7 @@ class PoolDeclare(Call[Declared]):
 
     Attributes:
         record: :class:`jobs.declared.DeclaredPool` as JSON.
-        force: change the model although jobs wait for the one before.
+        force: change the model although jobs wait for the one before, and take names of pools that are gone.
         by: who asked, for the audit stream.
     """
 
