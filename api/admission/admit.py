@@ -8,7 +8,6 @@ from typing import Any, TypedDict, Unpack
 from api.admission.end_users import hide_end_user, noted
 from api.admission.file_inputs import check_files
 from api.admission.fingerprints import affinity_of, coalescing_digest
-from api.admission.media import check_media
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
@@ -91,8 +90,7 @@ async def admit(
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(check_body, endpoint, request)
-    brought = await run(check_media, services.settings, request)
-    if brought.files or ENDPOINTS[endpoint].multipart:
+    if ENDPOINTS[endpoint].multipart:
         await check_files(services, endpoint, request, tenant, uploaded=terms.get("upload") is not None)
     request, body.data = await run(hide_end_user, services.user_key, tenant, endpoint, request, body.data)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
@@ -102,7 +100,6 @@ async def admit(
         endpoint,
         request,
         body,
-        brought,
         lane=lane,
         live=live,
         placement=placement,

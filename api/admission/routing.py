@@ -9,7 +9,8 @@ import msgspec
 
 from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
-from api.admission.media import Brought
+from api.admission.file_inputs import check_files
+from api.admission.media import Brought, check_media
 from api.admission.media_rights import check_taken, usual_tokens
 from api.http.bodies import Body
 from api.http.body import parse_raw
@@ -28,7 +29,6 @@ async def route(
     endpoint: str,
     request: Mapping[str, Any],
     body: Body,
-    brought: Brought,
     *,
     lane: Lane,
     live: bool = False,
@@ -38,8 +38,7 @@ async def route(
 ) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
-    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias, and ``brought`` says
-    what the request brings beside text.
+    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias.
 
     Returns:
         The model in the chosen pool; the body for its engine: as it came, or with the model's own name instead of
@@ -47,8 +46,8 @@ async def route(
 
     Raises:
         ApiError: 404 ``model_not_found``, also for a LoRA adapter that no worker of its pools can load; 400
-            ``no_such_device``, ``unsupported``, ``context_length_exceeded`` or a code of :mod:`api.admission.media_rights`
-            if no pool can run it; 503 ``no_worker``.
+            ``no_such_device``, ``unsupported``, ``context_length_exceeded`` or a code of :mod:`api.admission.media` if no
+            pool can run it; those of :func:`api.admission.file_inputs.check_files`; 503 ``no_worker``.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
@@ -56,21 +55,25 @@ async def route(
         raise _not_served(services, name, placement)
     await check_model(services, tenant, name, models)
     named: dict[str, bytes] = {}  # by the model's own name: an alias may lead to several
+    brought: Brought | None = None
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         if not model.open_to(tenant):
             continue
         try:
-            check_adapter(model)
-            await body.run(check_abilities, model, endpoint, request)
-            if poisoned := catalogue.poisoned(model):
-                await body.run(check_kind, model, endpoint, request, poisoned)
+            await _check_able(services, model, endpoint, request, body)
+        except ApiError as error:  # another pool may accept it
+            refused = refused or error
+            continue
+        if brought is None:  # no pool takes what is refused here
+            brought = await _brought(services, endpoint, request, body, tenant)
+        try:
             check_taken(model, brought)
             if model.name not in named:
                 named[model.name] = await body.run(_under_its_name, body.data, request, model)
             own = named[model.name]
             counted = await check_context(services, model, endpoint, request, body, own, brought, lane)
-        except ApiError as error:  # another pool may accept it
+        except ApiError as error:
             refused = refused or error
             continue
         if live and not catalogue.open(model):
@@ -80,6 +83,25 @@ async def route(
         catalogue.book(model)
         return model, own, usual_tokens(model, brought, len(own)) if counted is None else counted
     raise refused or model_not_found(name, services.settings.default_model)
+
+
+async def _check_able(
+    services: Services, model: Model, endpoint: str, request: Mapping[str, Any], body: Body
+) -> None:
+    check_adapter(model)
+    await body.run(check_abilities, model, endpoint, request)
+    if poisoned := services.catalogue.poisoned(model):
+        await body.run(check_kind, model, endpoint, request, poisoned)
+
+
+async def _brought(
+    services: Services, endpoint: str, request: Mapping[str, Any], body: Body, tenant: str
+) -> Brought:
+    """Check what a request brings beside text, once for all pools."""
+    brought = await body.run(check_media, services.settings, request)
+    if brought.files:
+        await check_files(services, endpoint, request, tenant, uploaded=False)
+    return brought
 
 
 async def check_model(

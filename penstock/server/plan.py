@@ -60,6 +60,7 @@ class Plan:
             name="redis",
             argv=tuple(self.embedded.argv),
             log_path=self.embedded.log_path,
+            env=self.embedded.env,
             stop_rank=_STOP_REDIS,
             pass_fds=(self.embedded.lock_fd,),
         )

@@ -67,6 +67,30 @@ def test_a_killed_server_keeps_what_it_answered(tmp_path, client_of):
         assert client_of(server).get("key") == b"value"
 
 
+def test_a_large_body_costs_no_new_memory_each_time(tmp_path, client_of):
+    """Each took some ninety page faults in the kernel, several times what copying it takes."""
+    body = b"x" * 230_000
+    with EmbeddedServer(tmp_path) as server:
+        client = client_of(server)
+        put = client.register_script(
+            "redis.call('HSET', KEYS[1], 'req', ARGV[1]) return redis.call('HGET', KEYS[1], 'req')"
+        )
+
+        def faults(bodies: int) -> int:
+            before = _page_faults(server.pid)
+            for number in range(bodies):
+                put(keys=[f"job:{number % 8}"], args=[body])
+                client.delete(f"job:{(number + 4) % 8}")
+            return _page_faults(server.pid) - before
+
+        faults(50)
+        assert faults(100) < 100 * 5
+
+
+def _page_faults(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
 def test_every_write_is_on_disk_and_nothing_is_evicted(tmp_path, client_of):
     with EmbeddedServer(tmp_path) as server:
         conf = client_of(server).config_get("append*", "maxmemory-policy", "save")
