@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker.db.calls.base import READS, Call
-from broker.db.client import exchange
+from broker.db.client import Command, exchange
 from broker.db.faults import NO_FUNCTION, Faults
 from broker.db.keys import Keys
 from broker.db.library import Library, answer_to, library
@@ -21,8 +21,24 @@ from broker.db.library import Library, answer_to, library
 R = TypeVar("R")
 
 _BATCH = 512
+_GROUP_BYTES = 262_144
 
+_Group: TypeAlias = list[tuple[Call[Any], tuple[bytes, ...]]]
 _Waiting: TypeAlias = tuple[Call[Any], tuple[bytes, ...], asyncio.Future[Any]]
+
+
+def _groups(calls: _Group) -> Iterator[_Group]:
+    """Yield, in their order, the calls that share a command: those of one function that follow each other."""
+    group: _Group = []
+    size = 0
+    for call, blobs in calls:
+        size += sum(map(len, blobs))
+        full = len(group) >= call.together or size > _GROUP_BYTES
+        if group and (full or type(call) is not type(group[0][0])):
+            yield group
+            group, size = [], sum(map(len, blobs))
+        group.append((call, blobs))
+    yield group
 
 
 def is_missing(reply: object) -> bool:
@@ -62,6 +78,8 @@ class _Line:
 
 class Functions:
     """Calls functions in the order of the calls; the calls made during one round trip share the next.
+
+    Of these, calls of one function that follow each other share a command, if its class says so.
 
     This is group commit: under load many jobs share a round trip (and, with ``appendfsync always``, a disk flush). When
     idle nothing waits. The client may send a call twice after a broken connection, so each function recognises its own
@@ -133,8 +151,17 @@ class Functions:
         return replies
 
     async def _run(self, batch: list[_Waiting]) -> list[Any]:
-        commands = [self._library.command(self._namespace, call, blobs) for call, blobs, _ in batch]
-        return await exchange(self._client, commands)
+        groups = [*_groups([(call, blobs) for call, blobs, _ in batch])]
+        replies = await exchange(self._client, [self._command(group) for group in groups])
+        found: list[Any] = []
+        for group, reply in zip(groups, replies, strict=True):
+            found += reply if len(group) > 1 and isinstance(reply, list) else [reply] * len(group)
+        return found
+
+    def _command(self, group: _Group) -> Command:
+        if len(group) == 1:
+            return self._library.command(self._namespace, *group[0])
+        return self._library.command_of_all(self._namespace, group)
 
     async def aclose(self) -> None:
         """Wait for what was asked for."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -51,8 +51,18 @@ class Library:
         self, namespace: str, call: Call[Any], blobs: tuple[bytes, ...] = ()
     ) -> tuple[str | bytes | int, ...]:
         """Return a call as a command of Redis."""
-        function = f"{call.function()}_{self.name.removeprefix(PREFIX)}"
-        return ("FCALL", function, 0, namespace, _encode(call), *blobs)
+        return ("FCALL", self._function(call), 0, namespace, _encode(call), *blobs)
+
+    def command_of_all(
+        self, namespace: str, calls: Sequence[tuple[Call[Any], tuple[bytes, ...]]]
+    ) -> tuple[str | bytes | int, ...]:
+        """Return calls of one function as one command, whose reply is the list of their replies."""
+        heads = [(call, len(blobs)) for call, blobs in calls]
+        all_blobs = [blob for _, blobs in calls for blob in blobs]
+        return ("FCALL", self._function(calls[0][0]), 0, namespace, _encode(heads), *all_blobs)
+
+    def _function(self, call: Call[Any]) -> str:
+        return f"{call.function()}_{self.name.removeprefix(PREFIX)}"
 
 
 def answer_to(call: type[Call[R]], reply: Any) -> tuple[R, list[bytes]]:

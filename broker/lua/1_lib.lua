@@ -1,8 +1,9 @@
 -- Shared by every function. Before this stand the key names K, the lanes in order (LANES), the transitions (ON.claim and so on), and the
 -- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
-local clock -- of the call under way
-local limits_read, tenants_read
-local moved -- how many jobs it has moved up in their lines, see close_gap
+local clock -- of the command under way, which carries out one call or several of one function
+local limits_read, tenants_read, quotas_read, usage_read -- in the command under way
+local moved -- how many jobs a call has moved up in their lines, see close_gap
+local at_end = {} -- functions that write, once for all calls of a command, what is kept back until then
 
 local function now_ms()
   if not clock then
@@ -29,20 +30,33 @@ local function mismatch(signature, arguments)
   end
 end
 
+-- Carry out one call; return its reply.
+local function carry_out(name, body, arguments, given)
+  local wrong = mismatch(SIGNATURES[name], arguments)
+  if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
+  moved = 0
+  local answer, blobs = body(arguments, given)
+  if not blobs then return cmsgpack.pack(answer) end
+  table.insert(blobs, 1, cmsgpack.pack(answer))
+  return blobs
+end
+
 -- Make a function of the library. body gets the arguments by name, and the blobs; it returns the answer, and blobs to follow it.
+-- argv: the namespace, the arguments, the blobs. Of several calls: a list of {arguments, how many blobs}, and the blobs of all. Each call
+-- has its own reply: one that fails does no harm to those after it.
 local function define(name, body)
-  local signature = SIGNATURES[name]
   redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
-    ns, clock, limits_read, tenants_read, moved = argv[1], nil, nil, nil, 0
-    local arguments = cmsgpack.unpack(argv[2])
-    local wrong = mismatch(signature, arguments)
-    if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
-    local given = {}
-    for i = 3, #argv do given[i - 2] = argv[i] end
-    local answer, blobs = body(arguments, given)
-    if not blobs then return cmsgpack.pack(answer) end
-    table.insert(blobs, 1, cmsgpack.pack(answer))
-    return blobs
+    ns, clock, limits_read, tenants_read, quotas_read, usage_read = argv[1], nil, nil, nil, nil, nil
+    local asked = cmsgpack.unpack(argv[2])
+    local calls, replies, at = asked[1] and asked or {{asked, #argv - 2}}, {}, 3
+    for i, call in ipairs(calls) do
+      local given = {}
+      for n = 1, call[2] do given[n], at = argv[at], at + 1 end
+      local done, reply = pcall(carry_out, name, body, call[1], given)
+      replies[i] = done and reply or {err = type(reply) == 'table' and reply.err or 'ERR ' .. tostring(reply)}
+    end
+    for _, finish in ipairs(at_end) do finish() end
+    return asked[1] and replies or replies[1]
   end}
 end
 

@@ -46,14 +46,34 @@ local function add_usage(old, n)
   return string.format('%d %d %d %d %d %d %d', a + n[1], b + n[2], c + n[3], d + n[4], e + n[5], f + n[6], g + n[7])
 end
 
--- Count use. key: nil: no key was required. counts: the numbers in the order above.
+-- Count use. key: nil: no key was required. counts: the numbers in the order above. What is counted to a row that is there is written at
+-- the command's end: many jobs that end together are mostly of few rows.
 local function count_usage(tenant, key, model, counts)
   local most = limit('usage_rows_max') or 100000
   if most == 0 then return end
+  key = key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-'
+  usage_read = usage_read or {}
+  local name = tenant .. ' ' .. key .. ' ' .. model
+  local known = usage_read[name]
+  if known then
+    for i, n in ipairs(counts) do known.counts[i] = known.counts[i] + n end
+    return
+  end
   local day = K.usage(utc_day(now_ms()))
-  local row, old = usage_row(day, tenant, key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-', model, most)
+  local row, old = usage_row(day, tenant, key, model, most)
+  if old and row == name then -- others may share any other row
+    usage_read[name] = {old = old, counts = counts}
+    return
+  end
   redis.call('HSET', day, row, add_usage(old or nil, counts))
   if not old then redis.call('PEXPIRE', day, exactly(rare_limit('usage_ms') or 34560000000)) end
+end
+
+at_end[#at_end + 1] = function()
+  if not usage_read then return end
+  local rows = {}
+  for row, known in pairs(usage_read) do rows[row] = add_usage(known.old, known.counts) end
+  write(K.usage(utc_day(now_ms())), rows)
 end
 
 -- Count a job at its end. Rows of batches count where they are committed, and not with the jobs that carry them. A follower used nothing.

@@ -158,7 +158,7 @@ define('accept', function(a, blobs)
     local refusal
     take, refusal = ask_quota(tenant, reserved)
     if refusal then return refusal end
-    write(K.quota(tenant), take)
+    take_quota(tenant, take)
   end
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,

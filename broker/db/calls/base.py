@@ -35,9 +35,12 @@ class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
 
     Attributes:
         flags: Redis's flags of the function.
+        together: how many calls may share one command. They are carried out one after the other, and what they read of
+            limits, tenants and quotas is read once; each has its own reply.
     """
 
     flags: ClassVar[tuple[str, ...]] = KEEPS
+    together: ClassVar[int] = 1
 
     @classmethod
     @cache
