@@ -148,12 +148,27 @@ async def drive_as(base: Base, path: str, body: bytes, keys: Sequence[str], conc
     Raises:
         RuntimeError: an answer was not 2xx.
     """
+    return await _with_each(base, "POST", path, body, keys, concurrency)
+
+
+async def ask_as(base: Base, path: str, keys: Sequence[str], concurrency: int) -> list[Reply]:
+    """Get a path once with each of the keys.
+
+    Raises:
+        RuntimeError: an answer was not 2xx.
+    """
+    return await _with_each(base, "GET", path, b"", keys, concurrency)
+
+
+async def _with_each(
+    base: Base, method: str, path: str, body: bytes, keys: Sequence[str], concurrency: int
+) -> list[Reply]:
     pending, replies = list(reversed(keys)), []
 
     async def client() -> None:
         link = Connection(*base)
         while pending:
-            reply = await link.request("POST", path, body, bearer(pending.pop()))
+            reply = await link.request(method, path, body, bearer(pending.pop()))
             if reply.status >= 300:
                 raise RuntimeError(f"{path} answered {reply.status}: {reply.body[:300]!r}")
             replies.append(reply)

@@ -20,7 +20,7 @@ from typing import Any
 import uvloop
 from _client import drive, percentile
 from _stack import cpu_s, machine, penstock_up, processes_of
-from _tenants import BODY, QUOTAS, Base, Caller, Guarded, bearer, drive_as, guarded_up
+from _tenants import BODY, QUOTAS, Base, Caller, Guarded, ask_as, bearer, drive_as, guarded_up
 from _tenants_tables import tables
 
 QUICK = (
@@ -36,7 +36,7 @@ TABLES = ("tenants-cost", "tenants-many", "tenants-flood")
 
 __all__ = ["QUICK", "TABLES", "tables"]
 
-CHAT, SUBMIT = "/v1/chat/completions", "/v1/jobs"
+CHAT, SUBMIT, MODELS = "/v1/chat/completions", "/v1/jobs", "/v1/models"
 _CALL = json.loads(BODY)
 SUBMISSION = json.dumps({"input": _CALL}).encode()
 WAYS = {
@@ -101,18 +101,27 @@ async def full_against_empty(empty: Guarded, full: Guarded, args: argparse.Names
     seen: dict[str, dict[str, list[tuple[float, float]]]] = {}
     await drive_as(empty.base, SUBMIT, SUBMISSION, [only] * len(hot), 1)
     await drive_as(full.base, SUBMIT, SUBMISSION, hot, 1)  # from here on the api knows them
-    for number in range(args.accept_rounds):
-        given = {
-            "the same key": [hot[0]] * args.submissions,
-            f"{len(hot):,} keys that the api knows": draw.choices(hot, k=args.submissions),
-            f"any of {len(known):,} keys": draw.choices(known, k=args.submissions),
-        }
+    unused = draw.sample(sorted(set(known) - set(hot)), args.accept_rounds * args.submissions)
+
+    async def one_round(given: Mapping[str, list[str]], number: int) -> None:
         for way, keys in given.items():
             found = seen.setdefault(way, {"empty": [], "full": []})
             for side in ("empty", "full") if number % 2 else ("full", "empty"):
                 stack, some = (full, keys) if side == "full" else (empty, [only] * len(keys))
                 found[side].append(await stack.accept(SUBMIT, SUBMISSION, some))
+
+    for number in range(args.accept_rounds):
+        given = {
+            "the same key": [hot[0]] * args.submissions,
+            f"{len(hot):,} keys that the api knows": draw.choices(hot, k=args.submissions),
+            "keys at their first use": [unused.pop() for _ in range(args.submissions)],
+        }
+        await one_round(given, number)
         say(f"many: round {number + 1} of {args.accept_rounds}")
+    await ask_as(full.base, MODELS, known, CLIENTS)
+    say("every key was used")
+    for number in range(args.accept_rounds):
+        await one_round({f"any of {len(known):,} keys": draw.choices(known, k=args.submissions)}, number)
     grown = (_memory(full) - rss["full"]) - (_memory(empty) - rss["empty"])
     return {
         "tenants": args.tenants,

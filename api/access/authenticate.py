@@ -10,7 +10,7 @@ from api.access.identity import put_identity
 from api.access.scopes import needs_key
 from api.http.asgi import header
 from api.http.errors import ApiError
-from jobs.access import NOBODY, Identity
+from jobs.access import NOBODY
 
 
 class Authenticate:
@@ -29,7 +29,8 @@ class Authenticate:
         if scope["type"] == "http":
             path = scope["path"]
             try:
-                identity = await self._identity(scope)
+                token = _token(scope)
+                identity = self._doors.recall(token) or await self._doors.identify(token, _address(scope))
             except ApiError as refusal:
                 if needs_key(path):
                     self._count.labels(refusal.code).inc()
@@ -39,13 +40,10 @@ class Authenticate:
             put_identity(scope, identity)
         await self._app(scope, receive, send)
 
-    async def _identity(self, scope: Scope) -> Identity:
-        token = _token(scope)
-        known = self._doors.recall(token)
-        if known is not None:
-            return known
-        client = scope.get("client")
-        return await self._doors.identify(token, client[0] if client else "")
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _token(scope: Scope) -> str:

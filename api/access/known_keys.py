@@ -33,6 +33,7 @@ FRESH_S: Final = 2.0
 
 _READ_TIMEOUT_S: Final = 1.0
 _ASKS: Final = 3
+_USED_GAP_S: Final = USED_GAP_MS / 1000
 _MOST: Final = 100_000
 _NEVER: Final = float("inf")
 
@@ -110,7 +111,9 @@ class KnownKeys:
         if now >= known.right_until:
             return None
         self._keys.move_to_end(name)
-        return self._let_in(known, now)
+        if now - known.noted_at > _USED_GAP_S:
+            self._note_use(known, now)
+        return known.identity
 
     def has_seen(self, text: str) -> bool:
         """Whether the key was right when this process last looked it up, and has not expired since."""
@@ -138,7 +141,9 @@ class KnownKeys:
         self._keys.move_to_end(name)
         if len(self._keys) > self._most:
             self._keys.popitem(last=False)
-        return self._let_in(known, asked_at)
+        if asked_at - known.noted_at > _USED_GAP_S:
+            self._note_use(known, asked_at)
+        return known.identity
 
     def _name(self, text: str) -> bytes:
         return hashlib.blake2b(text.encode(), digest_size=16, key=self._names_key).digest()
@@ -205,8 +210,6 @@ class KnownKeys:
             noted_at=-_NEVER if found.used_ms is None else asked_at - found.used_ms / 1000,
         )
 
-    def _let_in(self, known: _Known, now: float) -> Identity:
-        if now - known.noted_at > USED_GAP_MS / 1000:
-            known.noted_at = now
-            self._used.add(known.identity.key or "")
-        return known.identity
+    def _note_use(self, known: _Known, now: float) -> None:
+        known.noted_at = now
+        self._used.add(known.identity.key or "")

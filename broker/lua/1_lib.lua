@@ -1,7 +1,7 @@
 -- Shared by every function. Before this stand the key names K, the lanes in order (LANES), the transitions (ON.claim and so on), and the
 -- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
 local clock -- of the command under way, which carries out one call or several of one function
-local limits_read, tenants_read, quotas_read, usage_read -- in the command under way
+local seen -- what it has read, by name: limits; and tenants, quotas and usage, each a table
 local moved -- how many jobs a call has moved up in their lines, see close_gap
 local at_end = {} -- functions that write, once for all calls of a command, what is kept back until then
 
@@ -30,29 +30,27 @@ local function mismatch(signature, arguments)
   end
 end
 
--- Carry out one call; return its reply.
-local function carry_out(name, body, arguments, given)
-  local wrong = mismatch(SIGNATURES[name], arguments)
-  if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
-  moved = 0
-  local answer, blobs = body(arguments, given)
-  if not blobs then return cmsgpack.pack(answer) end
-  table.insert(blobs, 1, cmsgpack.pack(answer))
-  return blobs
-end
-
 -- Make a function of the library. body gets the arguments by name, and the blobs; it returns the answer, and blobs to follow it.
 -- argv: the namespace, the arguments, the blobs. Of several calls: a list of {arguments, how many blobs}, and the blobs of all. Each call
 -- has its own reply: one that fails does no harm to those after it.
 local function define(name, body)
+  local function reply_to(arguments, given)
+    local wrong = mismatch(SIGNATURES[name], arguments)
+    if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
+    moved = 0
+    local answer, blobs = body(arguments, given)
+    if not blobs then return cmsgpack.pack(answer) end
+    table.insert(blobs, 1, cmsgpack.pack(answer))
+    return blobs
+  end
   redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
-    ns, clock, limits_read, tenants_read, quotas_read, usage_read = argv[1], nil, nil, nil, nil, nil
+    ns, clock, seen = argv[1], nil, {tenants = {}, quotas = {}, usage = {}}
     local asked = cmsgpack.unpack(argv[2])
     local calls, replies, at = asked[1] and asked or {{asked, #argv - 2}}, {}, 3
     for i, call in ipairs(calls) do
       local given = {}
       for n = 1, call[2] do given[n], at = argv[at], at + 1 end
-      local done, reply = pcall(carry_out, name, body, call[1], given)
+      local done, reply = pcall(reply_to, call[1], given)
       replies[i] = done and reply or {err = type(reply) == 'table' and reply.err or 'ERR ' .. tostring(reply)}
     end
     for _, finish in ipairs(at_end) do finish() end
@@ -143,8 +141,8 @@ end
 local LIMITS = {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'usage_rows_max', 'webhooks'}
 
 local function limit(name)
-  limits_read = limits_read or read(K.limits(), LIMITS)
-  return number(limits_read[name])
+  seen.limits = seen.limits or read(K.limits(), LIMITS)
+  return number(seen.limits[name])
 end
 
 -- Any other limit.
@@ -156,12 +154,11 @@ local NO_RECORD = {}
 
 local function tenant_record(tenant)
   if not limit('by_tenant') then return NO_RECORD end
-  tenants_read = tenants_read or {}
-  local known = tenants_read[tenant]
+  local known = seen.tenants[tenant]
   if not known then
     local told = redis.call('HGET', K.tenant(tenant), 'told')
     known = told and cjson.decode(told) or NO_RECORD
-    tenants_read[tenant] = known
+    seen.tenants[tenant] = known
   end
   return known
 end

@@ -25,43 +25,31 @@ end
 
 local function has_quota(t) return t.rpm or t.tpm or t.tpd end
 
--- Of a tenant, in a command: what it used as far as that was read, with `take`, what is to be written of it; or `back`, by how much its
--- day's tokens change, if it was not read.
-local function quota_known(tenant)
-  quotas_read = quotas_read or {}
-  return quotas_read[tenant]
-end
-
--- Write what is kept back of a tenant, and forget what was read.
+-- Of each tenant a command keeps, in seen.quotas: what it has used, and `take`, which of it is to be written at the command's end; or, if
+-- that was not read, `back`: by how much the tokens of its day change. This writes it and forgets the tenant.
 local function write_quota(tenant)
-  local q = quotas_read[tenant]
-  quotas_read[tenant] = nil
+  local q = seen.quotas[tenant]
+  seen.quotas[tenant] = nil
   if q.take then write(K.quota(tenant), q.take) end
   if q.back and q.back ~= 0 then redis.call('HINCRBY', K.quota(tenant), 'used', exactly(q.back)) end
 end
 
 at_end[#at_end + 1] = function()
-  for tenant in pairs(quotas_read or {}) do write_quota(tenant) end
+  for tenant in pairs(seen.quotas) do write_quota(tenant) end
 end
 
 local function quota_use(tenant)
-  local known = quota_known(tenant)
+  local known = seen.quotas[tenant]
   if known and not known.back then return known end
   if known then write_quota(tenant) end
   local q = read(K.quota(tenant), {'r', 't', 'day', 'used'})
   known = {r = number(q.r), t = number(q.t), used = number(q.day) == day_of(now_ms()) and math.max(0, number(q.used) or 0) or 0}
-  quotas_read[tenant] = known
+  seen.quotas[tenant] = known
   return known
 end
 
--- Note what a tenant uses: fields of its quotas, all of those that it has.
-local function take_quota(tenant, take)
-  local q = quota_use(tenant)
-  q.r, q.t, q.used, q.take = take.r or q.r, take.t or q.t, take.used or q.used, take
-end
-
--- Whether the quotas of a tenant allow one request of so many tokens. Returns what to take if it is accepted, and why it is refused (nil: it
--- is not): `over`, the quota; `wait`, milliseconds after which it fits, nil: never, or not today; `most`, the limit.
+-- Take one request of so many tokens from the quotas of a tenant, if they allow it. Returns what is used of them then, and why it is refused
+-- (nil: it is not): `over`, the quota; `wait`, milliseconds after which it fits, nil: never, or not today; `most`, the limit.
 local function ask_quota(tenant, tokens)
   local t = tenant_record(tenant)
   if not has_quota(t) then return nil end
@@ -81,7 +69,10 @@ local function ask_quota(tenant, tokens)
     take.t, early = arrive(tpm, q.t, tokens)
     if early > 0 and not refusal then refusal = {over = 'tokens', wait = tokens <= tpm and early or nil, most = tpm} end
   end
-  if not refusal then return take end
+  if not refusal then
+    q.r, q.t, q.used, q.take = take.r, take.t, take.used or q.used, take
+    return take
+  end
   refusal.kind, refusal.asked, refusal.at = 'over_quota', tokens, now_ms()
   refusal.requests, refusal.tokens = rate_of(rpm, q.r), rate_of(tpm, q.t)
   return nil, refusal
@@ -103,10 +94,10 @@ local function settle_quota(j, used)
   local more, created, now = used - tonumber(j.reserved), tonumber(j.created), now_ms()
   local key, tpm = K.quota(j.tenant), limit_of(j.tenant, 'tpm')
   if more == 0 then return end
-  local known = quota_known(j.tenant)
+  local known = seen.quotas[j.tenant]
   if known and not known.back then write_quota(j.tenant) end
   if limit_of(j.tenant, 'tpd') and day_of(created) == day_of(now) then
-    quotas_read[j.tenant] = {back = (known and known.back or 0) + more}
+    seen.quotas[j.tenant] = {back = (known and known.back or 0) + more}
   end
   if not tpm then return end
   local by = more * interval_of(tpm)
@@ -127,7 +118,7 @@ local function use_for_rows(tenant, tokens)
     local before, after = math.max(q.t or 0, now), arrive(number(t.tpm), q.t, tokens)
     f.t = math.max(before, math.min(after, now + MINUTE * 3 / 4))
   end
-  take_quota(tenant, f)
+  q.t, q.used, q.take = f.t, f.used or q.used, f
 end
 
 -- Count what a tenant has in all: 'bytes' of its files, 'batches' that have not ended. most: by the tenant's quota of that name it may have

@@ -52,9 +52,8 @@ local function count_usage(tenant, key, model, counts)
   local most = limit('usage_rows_max') or 100000
   if most == 0 then return end
   key = key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-'
-  usage_read = usage_read or {}
   local name = tenant .. ' ' .. key .. ' ' .. model
-  local known = usage_read[name]
+  local known = seen.usage[name]
   if known then
     for i, n in ipairs(counts) do known.counts[i] = known.counts[i] + n end
     return
@@ -62,7 +61,7 @@ local function count_usage(tenant, key, model, counts)
   local day = K.usage(utc_day(now_ms()))
   local row, old = usage_row(day, tenant, key, model, most)
   if old and row == name then -- others may share any other row
-    usage_read[name] = {old = old, counts = counts}
+    seen.usage[name] = {old = old, counts = counts}
     return
   end
   redis.call('HSET', day, row, add_usage(old or nil, counts))
@@ -70,9 +69,9 @@ local function count_usage(tenant, key, model, counts)
 end
 
 at_end[#at_end + 1] = function()
-  if not usage_read then return end
+  if not next(seen.usage) then return end
   local rows = {}
-  for row, known in pairs(usage_read) do rows[row] = add_usage(known.old, known.counts) end
+  for row, known in pairs(seen.usage) do rows[row] = add_usage(known.old, known.counts) end
   write(K.usage(utc_day(now_ms())), rows)
 end
 

@@ -158,7 +158,6 @@ define('accept', function(a, blobs)
     local refusal
     take, refusal = ask_quota(tenant, reserved)
     if refusal then return refusal end
-    take_quota(tenant, take)
   end
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,

@@ -5,7 +5,7 @@ local TOLD = {'weight', 'queue_max', 'max_active', 'rpm', 'tpm', 'tpd', 'storage
 
 local function tenants_changed(tenant)
   access_changed()
-  tenants_read = nil
+  seen.tenants = {}
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     unpark(pool, tenant) -- its bound may be higher now
     ring_all(pool)
