@@ -75,7 +75,7 @@ class KnownKeys:
         pepper: under which their secrets are digested.
         given: those of the setting ``api_keys``.
         tenants: learns the tenant of each key that is looked up.
-        most: keys that are remembered, about 450 bytes each.
+        most: keys that are remembered, about 650 bytes each.
 
     Attributes:
         taken_over: whether keys of the setting were ever taken over, which may have any form; None: not known yet.
