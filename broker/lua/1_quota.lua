@@ -91,16 +91,15 @@ end
 -- A job that reserved tokens at its acceptance has ended and used so many. The rest goes back: to the day whole; to the minute less the time
 -- since the acceptance, as the minute may have refilled by as much meanwhile.
 local function settle_quota(j, used)
-  local more, created, now = used - tonumber(j.reserved), tonumber(j.created), now_ms()
-  local key, tpm = K.quota(j.tenant), limit_of(j.tenant, 'tpm')
+  local more = used - tonumber(j.reserved)
   if more == 0 then return end
-  local known = seen.quotas[j.tenant]
+  local t, known, created, now = tenant_record(j.tenant), seen.quotas[j.tenant], tonumber(j.created), now_ms()
   if known and not known.back then write_quota(j.tenant) end
-  if limit_of(j.tenant, 'tpd') and day_of(created) == day_of(now) then
+  if t.tpd and day_of(created) == day_of(now) then
     seen.quotas[j.tenant] = {back = (known and known.back or 0) + more}
   end
-  if not tpm then return end
-  local by = more * interval_of(tpm)
+  if not t.tpm then return end
+  local key, by = K.quota(j.tenant), more * interval_of(number(t.tpm))
   if more > 0 then
     redis.call('HSET', key, 't', exactly(math.max(number(redis.call('HGET', key, 't')) or 0, now) + by))
   elseif by + math.max(0, now - created) < 0 then

@@ -51,13 +51,14 @@ end
 local function count_usage(tenant, key, model, counts)
   local most = limit('usage_rows_max') or 100000
   if most == 0 then return end
-  key = key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-'
-  local name = tenant .. ' ' .. key .. ' ' .. model
+  local name = tenant .. ' ' .. (key or '-') .. ' ' .. model
   local known = seen.usage[name]
   if known then
-    for i, n in ipairs(counts) do known.counts[i] = known.counts[i] + n end
+    local sums = known.counts
+    for i = 1, 7 do sums[i] = sums[i] + counts[i] end
     return
   end
+  key = key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-'
   local day = K.usage(utc_day(now_ms()))
   local row, old = usage_row(day, tenant, key, model, most)
   if old and row == name then -- others may share any other row

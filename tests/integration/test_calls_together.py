@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 
+from broker.acceptance import Accepted
 from broker.db.calls import jobs as calls
 from broker.db.errors import OverQuotaError, StoreFaultError
 from broker.jobs import JobStore
@@ -32,8 +32,13 @@ async def sent(store: JobStore) -> int:
     return (await store.client.info("commandstats")).get("cmdstat_fcall", {}).get("calls", 0)
 
 
-async def accept_all(store: JobStore, jobs: list[JobSpec]) -> list[Any]:
+async def accept_all(store: JobStore, jobs: list[JobSpec]) -> list[Accepted | BaseException]:
     return await asyncio.gather(*map(store.accept, jobs), return_exceptions=True)
+
+
+def left(answers: list[Accepted | BaseException], quota: str) -> list[int]:
+    """Return what was left of a quota after each job that was accepted."""
+    return [getattr(one.rates, quota).remaining for one in answers if isinstance(one, Accepted)]
 
 
 async def test_what_a_quota_lets_through_is_let_through_and_no_more(store: JobStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from fractions import Fraction
 
 import pytest
 
@@ -53,17 +54,17 @@ async def end(store: JobStore, claim: Claim, state: JobState, usage: Usage | Non
 
 @dataclass
 class Bucket:
-    """A plain model of a quota by the minute: it fills at a constant rate up to its limit."""
+    """A plain model of a quota by the minute: it fills at a constant rate up to its limit. Half a unit is for rounding."""
 
     limit: int
-    level: float
+    level: Fraction
     at: int
 
     def turn(self, at: int, amount: int) -> bool:
         """Take so much at a time, if it is there."""
-        self.level = min(self.limit, self.level + (at - self.at) * self.limit / MINUTE)
+        self.level = min(Fraction(self.limit), self.level + Fraction((at - self.at) * self.limit, MINUTE))
         self.at = at
-        if amount > self.level + 0.5:
+        if amount > self.level + Fraction(1, 2):
             return False
         self.level -= amount
         return True
@@ -80,7 +81,7 @@ async def test_the_minute_is_a_bucket_that_fills_evenly(
     for _ in range(250):
         most = rng.randrange(max(1, limit // 20))
         at, accepted = await tell(store, job(1, most))
-        bucket = bucket or Bucket(limit, limit, at)
+        bucket = bucket or Bucket(limit, Fraction(limit), at)
         assert bucket.turn(at, 1 if of_requests else 1 + most) == accepted
         verdicts.add(accepted)
     assert verdicts == {True, False}
