@@ -243,6 +243,17 @@ class BrokerSettings(BaseSettings):
         description="Where files and batches are stored: a directory, or s3://bucket/prefix. Every process needs the same. "
         "Default: `files` in `data_dir`.",
     )
+
+    @field_validator("files_url")
+    @classmethod
+    def _known_storage(cls, url: str | None) -> str | None:
+        """Refuse an address of no storage: it would become a folder of that name, another one for each process."""
+        scheme, found, rest = (url or "/").partition("://")
+        if url == "" or (found and (scheme != "s3" or rest.startswith("/") or not rest)):
+            msg = "neither a directory, such as /srv/penstock, nor s3://bucket/prefix"
+            raise ValueError(msg)
+        return url
+
     files_s3_endpoint: str | None = Field(
         None,
         description="Address of an S3-compatible server; default: Amazon's. Credentials come from the `AWS_*` variables.",

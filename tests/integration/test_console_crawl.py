@@ -127,7 +127,7 @@ def kind_of(act: Act) -> str:
 @pytest.fixture
 def keyed(broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[ApiServer]:
     with ApiServer(
-        broker_settings, require_keys=True, key_pepper=PEPPER, files_url=f"file://{tmp_path}"
+        broker_settings, require_keys=True, key_pepper=PEPPER, files_url=str(tmp_path / "files")
     ) as server:
         yield server
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from broker.settings import BrokerSettings
 from storage import (
@@ -170,3 +171,13 @@ async def test_folders_whose_disks_are_watched(files_url: str | None, names: set
     folders = local_folders(settings)
     assert set(folders) == names
     assert folders.get("files", Path(files_url or "")) == Path(files_url or "")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file:///srv/penstock", "gs://bucket/prefix", "S3://bucket", "s3://", "s3:///x"]
+)
+async def test_an_address_of_no_storage_is_not_taken_for_a_folder(url: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"neither a directory, such as /srv/penstock, nor s3://bucket/prefix"
+    ):
+        BrokerSettings(files_url=url)
