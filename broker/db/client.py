@@ -28,6 +28,7 @@ Command: TypeAlias = tuple[Any, ...]
 
 _CONNECTIONS = 32
 _RENEW_S = 1.0
+_APART_BYTES = 16 * 1024
 
 
 class _Retry(Retry):
@@ -105,7 +106,7 @@ class _Connection(AbstractConnection):
 
         redis-py's pipeline makes a timer, four coroutines and a copy of the options for each command.
         """
-        await self.send_packed_command([pack_command(command) for command in commands])
+        await self.send_packed_command([part for command in commands for part in packed(command)])
         loop, limit_s = asyncio.get_running_loop(), self.socket_timeout
         replies: list[Any] = []
         try:
@@ -132,6 +133,15 @@ class _Connection(AbstractConnection):
                 await self.disconnect(nowait=True)
                 raise RedisConnectionError(f"no longer the master: {reply}") from reply
         return replies
+
+
+def packed(command: Command) -> list[bytes]:
+    """Return what is sent for a command. A large last argument, such as a request's body, is not copied."""
+    last = command[-1]
+    if not isinstance(last, bytes) or len(last) < _APART_BYTES:
+        return [pack_command(command)]
+    others = pack_command(command[:-1]).partition(b"\r\n")[2]
+    return [b"*%d\r\n%b$%d\r\n" % (len(command), others, len(last)), last, b"\r\n"]
 
 
 async def exchange(client: Redis, commands: Sequence[Command]) -> list[Any]:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from broker.db.client import connect, exchange
+from broker.db.client import Command, connect, exchange, packed
 from penstock.server.valkey import EmbeddedServer
 from tests.support import eventually
 
@@ -34,6 +35,17 @@ async def test_replies_come_in_order_as_bytes_and_an_error_in_its_place(client: 
 async def test_large_arguments_and_many_commands_pass(client: Redis) -> None:
     bodies = [bytes([number % 256]) * 100_000 for number in range(300)]
     assert await exchange(client, [("ECHO", body) for body in bodies]) == bodies
+
+
+async def test_a_large_body_is_sent_as_it_is_without_a_copy(client: Redis) -> None:
+    body = bytes(range(256)) * 1000
+    large: Command = ("SET", "ä", body)
+    small: Command = ("SET", "ä", 7)
+    (head, sent, end) = packed(large)
+    assert sent is body
+    assert head + sent + end == pack_command(large)
+    assert packed(small) == [pack_command(small)]
+    assert await exchange(client, [("ECHO", "first"), ("ECHO", body), ("PING",)]) == [b"first", body, b"PONG"]
 
 
 async def test_a_connection_that_the_server_closed_is_opened_again(
