@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -64,7 +65,7 @@ async def test_of_two_declarations_at_once_one_gets_the_alias(store) -> None:
 async def test_a_name_of_a_pool_that_is_gone_can_be_taken(http, store) -> None:
     old = Puppet(store, "old-1", "old")
     await old.live("before", aliases=["quick"])
-    names = {"model": "m", "aliases": ["before", "quick"]}
+    names: dict[str, Any] = {"model": "m", "aliases": ["before", "quick"]}
     assert "force" not in (await declare(http, status=409, **names))["error"]["message"]
     assert (await declare(http, status=409, force=True, **names))["error"]["code"] == "name_taken"
     await store.bury(old.name)
