@@ -12,9 +12,17 @@ from penstock.server.valkey import EmbeddedServer
 from tests.invariants import check_queues
 from tests.lifetimes import check_lifetimes
 
+LEASE_S = 120.0
+"""A worker that a test plays beats when the test says so, and on a busy machine a server alone may start for 15 s."""
+
 
 def new_namespace(server: EmbeddedServer) -> BrokerSettings:
-    return BrokerSettings(redis_url=server.url, namespace=f"t{uuid.uuid4().hex[:12]}")
+    return settings_in(server.url, f"t{uuid.uuid4().hex[:12]}")
+
+
+def settings_in(redis_url: str, namespace: str) -> BrokerSettings:
+    """Settings of a store; processes get the address and the namespace alone."""
+    return BrokerSettings(redis_url=redis_url, namespace=namespace, lease_ttl_s=LEASE_S)
 
 
 def check_and_empty(settings: BrokerSettings) -> None:

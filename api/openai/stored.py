@@ -63,7 +63,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         CHAT,
         operation_id="listChatCompletions",
         summary="List stored chat completions",
-        responses=answers(ChatList, 400, 503),
+        responses=answers(ChatList, 400, 404, 503),
     )
     async def list_chats(
         request: Request,

@@ -12,7 +12,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
-from tests.namespaces import check_and_empty, new_namespace
+from tests.namespaces import check_and_empty, new_namespace, settings_in
 from tests.puppet import Puppet
 
 
@@ -32,7 +32,7 @@ def broker_settings(request: pytest.FixtureRequest, valkey: EmbeddedServer) -> I
         check_and_empty(settings)
         return
     api: ApiServer = request.getfixturevalue("shared_api")
-    yield BrokerSettings(redis_url=api.settings.redis_url, namespace=api.settings.namespace)
+    yield settings_in(api.settings.redis_url, api.settings.namespace)
     try:
         check_and_empty(api.settings)
     finally:
