@@ -122,9 +122,8 @@ def describe(
         if app.openapi_schema is None:
             schema = generate()
             components = schema["components"]
-            _, defined = models_json_schema(
-                [(model, "validation") for model in (*bodies, ErrorBody)], ref_template=REF
-            )
+            models: list[type[BaseModel]] = [*bodies, ErrorBody]
+            _, defined = models_json_schema([(model, "validation") for model in models], ref_template=REF)
             components["schemas"] |= defined["$defs"]
             for name in ("HTTPValidationError", "ValidationError"):  # of FastAPI's 422
                 components["schemas"].pop(name, None)
