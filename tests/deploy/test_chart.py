@@ -13,6 +13,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate.utils import schema_contents
 from pydantic import BaseModel
 
 from api.settings import ApiSettings
@@ -91,9 +92,7 @@ def env_of(container: dict[str, Any]) -> dict[str, str]:
 def schemas() -> Iterator[None]:
     """Kubernetes' schemas are read once: a megabyte for each object and version otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents)
-        )
+        patch.setattr("kubernetes_validate.utils.schema_contents", cache(schema_contents))
         yield
 
 
