@@ -8,6 +8,7 @@ from contextlib import suppress
 import psutil
 
 _NAMES = (
+    ("bulk_front_process", "bulk front"),
     ("VLLM", "engine"),
     ("spawn_main", "engine"),
     ("resource_tracker", "engine"),

@@ -73,6 +73,14 @@ EVENTS = {
     "Redis is unreachable. They are dropped when `unstored_s` is over.",
     "body_not_stored": "A large request or result could not be written to the storage of files, so it is kept in Redis. "
     "The line says why.",
+    "bulk_front_failed": "The process that serves a worker's bulk requests could not start; the line has the traceback.",
+    "bulk_front_forgotten": "The engine ended the requests of a bulk front that was lost, which run again elsewhere.",
+    "bulk_front_lost": "The process that serves a worker's bulk requests has ended. These are retried, and from now on the "
+    "worker's own process serves bulk too, until it is restarted.",
+    "bulk_front_misread": "A message of the bulk front could not be handled because of a bug in Penstock; the line has the "
+    "traceback. The bulk front ends.",
+    "bulk_front_not_forgotten": "The engine was not told that its bulk front was lost, as it is dead too.",
+    "bulk_front_started": "A process of its own serves the worker's bulk requests.",
     "bury_failed": "A worker that ends could not end its lease: its jobs are taken over when the lease expires.",
     "cancel_asked": "A caller asked to cancel a job; `state` is the job's state after that.",
     "chunk_end_delayed": "The end of a batch's chunk could not be written, as Redis is unreachable; it is retried.",

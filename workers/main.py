@@ -26,7 +26,7 @@ from workers.celery.control import replace_commands
 from workers.devices.pools import worker_settings
 from workers.devices.taking import take_devices
 from workers.engines.factory import engine_for
-from workers.process.garbage import collect_seldom
+from workers.garbage import collect_seldom
 from workers.process.host import EngineHost
 from workers.process.signals import drain_on_signals, ignore_signals
 from workers.settings import WorkerSettings

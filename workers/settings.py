@@ -222,6 +222,12 @@ class WorkerSettings(MetricsSettings):
         description="Engine vllm with asynchronous scheduling: while calls are likely, make each step up only shortly "
         "before the one before it ends, so that a call waits for one step less.",
     )
+    bulk_front: bool = Field(
+        default=False,
+        description="Engine vllm: serve requests of the lane `bulk` by a process of its own on the same engine, which "
+        "takes their templates, tokens and answers off the worker's event loop. For machines with four cores or more, at "
+        "high rates; it takes some 500 MB. Not with `adapters_max`, `nodes`, or without `lane_scheduler`.",
+    )
     batch_prefix_order: bool = Field(
         default=True,
         description="Run rows of a batch in the order of their prompts, so that a common prefix is found in the engine's "

@@ -78,6 +78,7 @@ def vllm_settings(settings: WorkerSettings) -> VllmSettings:
         bulk_reserve=settings.bulk_reserve,
         interactive_slo_ms=settings.interactive_slo_ms,
         just_in_time=settings.just_in_time,
+        bulk_front=settings.bulk_front,
         sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
         paced_wake_s=settings.paced_wake_s,
         speculation=settings.speculation,

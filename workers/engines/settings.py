@@ -43,6 +43,7 @@ class VllmSettings:
         bulk_reserve: share of the engine's sequences that bulk never gets, 0.0 to 1.0 (exclusive).
         interactive_slo_ms: aim for a call's milliseconds in the engine until its first token, at the cost of bulk's rate.
         just_in_time: make a step up only shortly before the one before it ends.
+        bulk_front: serve bulk by a front of its own; see :mod:`workers.engines.vllm.bulk_front`.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
         adapters: most LoRA adapters in one batch; 0 takes none.
@@ -79,6 +80,7 @@ class VllmSettings:
     bulk_reserve: float = 0.25
     interactive_slo_ms: float | None = None
     just_in_time: bool = True
+    bulk_front: bool = False
     log_level: str = "WARNING"
     log_json: bool = False
     otlp_traces_url: str | None = None

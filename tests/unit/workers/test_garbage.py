@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import gc
-from workers.process.garbage import collect_seldom
+from workers.garbage import collect_seldom
 
 def full_collections():
     return gc.get_stats()[2]["collections"]

@@ -1,21 +1,27 @@
-"""Starting vLLM as ``vllm serve`` does: its flags, its engine client with the engine process, its OpenAI app."""
+"""Starting vLLM as ``vllm serve`` does: its flags, its engine client with the engine process, its OpenAI app.
+
+A bulk front is a second client of the same engine process: it joins with what the worker started.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import structlog
 
+from jobs.capabilities import Capabilities
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
 from workers.engines.vllm.adapters import set_places
+from workers.engines.vllm.bulk_front import CLIENT, BulkFront
+from workers.engines.vllm.compact import Shapes
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
@@ -27,13 +33,32 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 Loaded: TypeAlias = tuple[Any, Any, Callable[[], Awaitable[None]]]
 
 
-def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Steps) -> Loaded:
+class FrontBoot(NamedTuple):
+    """What a bulk front starts with: the worker's settings, vLLM's config and parsed flags, and the client's addresses."""
+
+    settings: VllmSettings
+    config: Any
+    args: Any
+    addresses: dict[str, str]
+
+
+class Learned(NamedTuple):
+    """What the worker's own front has learned of vLLM: the model's capabilities, and the forms of chunks."""
+
+    able: Capabilities
+    shapes: dict[tuple[str, bool], Shapes]
+
+
+def load(
+    settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Steps, bulk: BulkFront | None
+) -> Loaded:
     """Parse the flags, load the model and start the engine process. Blocks.
 
     Args:
         leash: gets the engine's processes.
         taps: by engine request; see :func:`workers.engines.vllm.tap.tapped`.
         steps: gets the scheduler's statistics.
+        bulk: is launched too; None: there is one front.
 
     Returns:
         vLLM's engine client, its parsed flags, and what closes the connections over which it fetches media.
@@ -58,8 +83,6 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
     from vllm.usage.usage_lib import UsageContext
     from vllm.utils.argparse_utils import FlexibleArgumentParser
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.loggers import StatLoggerBase
 
     envs.disable_envs_cache()  # of an engine before this one
     close_media = media.guard(settings.media)
@@ -75,25 +98,91 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     set_places(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
+    engine_args._api_process_count = 1 if bulk is None else 2  # noqa: SLF001 - as `vllm serve` sets it
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     cpu_memory.size(config, engine_args, settings)
     if settings.paced is not None:
         set_pace(config, engine_args, penstock_config(config), settings.paced)
-    lanes.use(config, penstock_config(config), settings)
+    in_lanes = lanes.use(config, penstock_config(config), settings)
+    if bulk is not None and (why := _misfit(config, in_lanes=in_lanes)) is not None:
+        raise EngineStartError(f"bulk_front cannot be used: {why}. Leave it out, or that")
     if config.speculative_config is not None and not config.parallel_config.worker_extension_cls:
         config.parallel_config.worker_extension_cls = worker_hooks.NAME
     rendering.set_defaults(config)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
-        llm = tapped(AsyncLLM, taps).from_vllm_config(
-            config,
-            stat_loggers=[steps.logger(StatLoggerBase)],
-            disable_log_stats=engine_args.disable_log_stats,
-        )
+        if bulk is None:
+            llm = _client(config, args, taps, steps)
+        else:
+            with _two_clients(config) as addresses:
+                bulk.launch(FrontBoot(settings, config, args, addresses))
+                llm = _client(config, args, taps, steps)
+    return llm, args, close_media
+
+
+def join(boot: FrontBoot, taps: dict[str, Tap], steps: Steps) -> Loaded:
+    """Connect a bulk front to the engine process. Blocks until that is ready. The rest: see :func:`load`."""
+    settings, config, args, addresses = boot  # vLLM's environment is the worker's
+    close_media = media.guard(settings.media)
+    config.parallel_config._api_process_rank = CLIENT  # noqa: SLF001 - as `vllm serve` sets it
+    client = {"client_addresses": addresses, "client_count": CLIENT + 1, "client_index": CLIENT}
+    return _client(config, args, taps, steps, **client), args, close_media
+
+
+def _client(config: Any, args: Any, taps: dict[str, Tap], steps: Steps, **client: Any) -> Any:
+    """Return vLLM's engine client. ``client``: which one it is, if another process has started the engine process."""
+    from vllm import envs
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    llm = tapped(AsyncLLM, taps).from_vllm_config(
+        config,
+        stat_loggers=[steps.logger(StatLoggerBase)],
+        disable_log_stats=args.disable_log_stats,
+        **client,
+    )
     rendering.by_priority(llm.renderer)
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()
-    return llm, args, close_media
+    return llm
+
+
+@contextlib.contextmanager
+def _two_clients(config: Any) -> Iterator[dict[str, str]]:
+    """Have the engine process that is started inside the block serve two clients: the one that starts it, and ours.
+
+    Yields:
+        The addresses of the second.
+    """
+    from vllm.v1.engine import core_client
+    from vllm.v1.engine.utils import get_engine_zmq_bind_addresses
+
+    bound, launch = get_engine_zmq_bind_addresses(config), core_client.launch_core_engines
+
+    def launch_for_two(vllm_config: Any, executor_class: Any, log_stats: Any, addresses: Any) -> Any:
+        addresses.inputs += bound.inputs
+        addresses.outputs += bound.outputs
+        return launch(vllm_config, executor_class, log_stats, addresses)
+
+    core_client.launch_core_engines = launch_for_two
+    try:
+        yield {"input_address": bound.inputs[0], "output_address": bound.outputs[0]}
+    finally:
+        core_client.launch_core_engines = launch
+
+
+def _misfit(config: Any, *, in_lanes: bool) -> str | None:
+    """Return what a second front cannot be combined with; None: it can."""
+    parallel = config.parallel_config
+    if not in_lanes:
+        return "the scheduler with lanes is not used (lane_scheduler, --scheduler-cls, --scheduling-policy)"
+    if config.lora_config is not None:
+        return "both fronts would have to load each LoRA adapter (adapters_max, --enable-lora)"
+    if parallel.data_parallel_size > 1:
+        return "the engine has several data-parallel ranks (--data-parallel-size)"
+    if parallel.nnodes > 1:
+        return "the engine runs on several machines (nodes)"
+    return None
 
 
 def penstock_config(config: Any) -> dict[str, Any]:

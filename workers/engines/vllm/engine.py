@@ -37,8 +37,9 @@ from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, refusals, reloading, wire
 from workers.engines.vllm.adapters import VllmAdapters
-from workers.engines.vllm.boot import load, make_app, mend, slots
-from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
+from workers.engines.vllm.boot import FrontBoot, Learned, join, load, make_app, mend, slots
+from workers.engines.vllm.bulk_front import BulkFront
+from workers.engines.vllm.compact_streams import CompactStreams, chats_stream, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
@@ -85,6 +86,7 @@ class VllmEngine:
         self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
         self._slots = 0
+        self._bulk: BulkFront | None = None
         self._sleep = Sleep(settings, self.start, self.stop)
         self._priority = EnginePriority.UNKNOWN
 
@@ -99,18 +101,18 @@ class VllmEngine:
         await asyncio.to_thread(check_reachable, settings.model)
         self._leash, self._sockets = Leash(), await asyncio.to_thread(Sockets)
         self._steps.clear()
+        self._bulk = BulkFront(self._way.turns) if settings.bulk_front else None
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
-                load, settings, self._leash, self._compact.taps, self._steps
+                load, settings, self._leash, self._compact.taps, self._steps, self._bulk
             )
-            self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
-            self._holds = holds_outputs(self._llm.vllm_config)
-            self._slots = slots(self._llm.vllm_config)
-            self._lanes_on = lanes.used(self._llm.vllm_config)
+            self._read_config()
             if self._lanes_on:
-                self._report.start(self._llm)
+                self._report.start(self._llm, self._held)
             await mend(self._llm)
             await self._open(args)
+            if self._bulk is not None:
+                await self._bulk.begin(self._llm, Learned(self._able, self._compact.shapes))
         except EngineStartError:
             await self.stop()
             raise
@@ -118,13 +120,38 @@ class VllmEngine:
             await self.stop()
             raise EngineStartError(explain(error, wire.logged_errors())) from error
 
-    async def _open(self, args: Any) -> None:
-        """Build vLLM's app over the engine client, and learn what it serves and how. ``args``: vLLM's parsed flags."""
-        tasks = await self._llm.get_supported_tasks()
+    async def join(self, boot: FrontBoot) -> None:
+        """Be the bulk front of an engine that another process has started. :meth:`take_over` follows, in place of probes."""
+        self._llm, args, self._close_media = await asyncio.to_thread(
+            join, boot, self._compact.taps, self._steps
+        )
+        self._read_config()
+        tasks = await self._make_app(args)
+        if self._settings.compact_streams and "generate" in tasks:
+            chats_stream(self._app, self._llm.model_config, self._compact.taps)
+
+    def take_over(self, learned: Learned) -> None:
+        """Know what the first front has learned."""
+        self._able = learned.able
+        self._compact.shapes.update(learned.shapes)
+
+    def _read_config(self) -> None:
+        config = self._llm.vllm_config
+        self._traced = config.observability_config.otlp_traces_endpoint is not None
+        self._holds, self._slots, self._lanes_on = holds_outputs(config), slots(config), lanes.used(config)
+
+    async def _make_app(self, args: Any) -> tuple[str, ...]:
+        """Build vLLM's app over the engine client. Returns the tasks of its model."""
+        tasks: tuple[str, ...] = await self._llm.get_supported_tasks()
         self._app = await make_app(self._llm, args, tasks)
         for path, one in ENDPOINTS.items():
             with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
                 self._endpoints[path] = Endpoint(self._app, one.served_at)
+        return tasks
+
+    async def _open(self, args: Any) -> None:
+        """Build vLLM's app, and learn what it serves and how. ``args``: vLLM's parsed flags."""
+        tasks = await self._make_app(args)
         started = Started(self._llm, args, self._app, tasks)
         known = await introduce(self, started, self._settings, self._compact, self._auth)
         self._models, self._priority = known
@@ -151,9 +178,14 @@ class VllmEngine:
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
-        llm = self._llm
-        if llm is None or llm.errored:
+        if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD, reached=False)
+        if self._bulk is not None and self._bulk.takes(request):
+            return await self._bulk.run(request, emit)
+        return await self._run_here(self._llm, request, emit)
+
+    async def _run_here(self, llm: Any, request: EngineRequest, emit: Emit) -> Final:
+        """Run a request through the front of this process, ``llm``."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancels = task.cancelling()
@@ -274,7 +306,7 @@ class VllmEngine:
     async def abort(self, request_id: str) -> None:
         """See the Protocol. vLLM ends an aborted request with the output that it has."""
         llm = self._llm
-        if llm is None or llm.errored:
+        if llm is None or llm.errored or (self._bulk is not None and self._bulk.abort(request_id)):
             return
         if ours := of_job(request_id, list(llm.output_processor.external_req_ids)):
             self._aborted.add(request_id)
@@ -301,13 +333,24 @@ class VllmEngine:
         """See the Protocol."""
         if self._llm is None:
             return EngineStats(0, 0, 0.0)
-        stats = self._steps.stats(self._llm.output_processor.get_num_unfinished_requests())
+        stats = self._steps.stats(self._held())
+        if self._bulk is not None:
+            stats = self._bulk.added_to(stats)
         return replace(stats, evictions=self._report.evictions, step_s=self._report.step_s)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return this front's requests that vLLM has, and its preemptions and generated tokens since the start."""
+        return self._held(), *self._steps.counted()
+
+    def _held(self) -> int:
+        """Return how many requests vLLM has, of both fronts."""
+        held: int = self._llm.output_processor.get_num_unfinished_requests()
+        return held if self._bulk is None else held + self._bulk.held
 
     def progress(self) -> float | None:
         """See the Protocol. On a CPU one step may take minutes, so the seconds of computing count while no step ends."""
         llm = self._llm
-        if llm is None or not llm.log_stats or not llm.output_processor.get_num_unfinished_requests():
+        if llm is None or not llm.log_stats or not self._held():
             return None
         stepped, self._seen_steps = self._steps.count != self._seen_steps, self._steps.count
         if not stepped and self._leash is not None and llm.vllm_config.device_config.device_type == "cpu":
@@ -345,6 +388,9 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """See the Protocol."""
+        bulk, self._bulk = self._bulk, None
+        if bulk is not None:
+            await bulk.stop()
         self._report.stop()
         self._adapters = None
         llm, self._llm = self._llm, None

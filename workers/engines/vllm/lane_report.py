@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -28,9 +28,14 @@ class LaneReport:
         self.step_s: Mapping[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, llm: Any) -> None:
-        """Begin to ask. ``llm``: vLLM's engine client, whose scheduler has lanes."""
-        self._task = asyncio.get_running_loop().create_task(self._ask(llm), name="lane-report")
+    def start(self, llm: Any, busy: Callable[[], int]) -> None:
+        """Begin to ask.
+
+        Args:
+            llm: vLLM's engine client, whose scheduler has lanes.
+            busy: whether the engine core has requests.
+        """
+        self._task = asyncio.get_running_loop().create_task(self._ask(llm, busy), name="lane-report")
 
     def stop(self) -> None:
         """Ask no more."""
@@ -38,10 +43,10 @@ class LaneReport:
             self._task.cancel()
             self._task = None
 
-    async def _ask(self, llm: Any) -> None:
+    async def _ask(self, llm: Any, busy: Callable[[], int]) -> None:
         while not llm.errored:
             await asyncio.sleep(_EVERY_S)
-            if not llm.output_processor.has_unfinished_requests():
+            if not busy():
                 continue
             try:
                 found = await llm.engine_core.call_utility_async("lane_report")

@@ -132,7 +132,8 @@ class LaneMixin:
             if self._timely and self._under_way:
                 self._margin.learn(now - self._handed_s)
             self._ended_s = now
-        return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        outputs = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        return core_hooks.stats_to_worker(outputs)
 
     def report(self) -> dict[str, float]:
         """Return figures for the metrics: evictions, and the fit of a step in seconds."""

@@ -75,11 +75,15 @@ class Place:
 
 
 class Way:
-    """Bounds the bulk that is on its way to the engine core. For one event loop."""
+    """Bounds the bulk that is on its way to the engine core. For one event loop.
+
+    Attributes:
+        turns: of bulk's work on the loop.
+    """
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(BULK_AT_ONCE)
-        self._turns = Turns()
+        self.turns = Turns()
 
     @asynccontextmanager
     async def taken(self, priority: int, body: bytes | None = None) -> AsyncIterator[None]:
@@ -91,16 +95,16 @@ class Way:
             body: the request's. That of a short call renders on the event loop, if few others come.
         """
         call, place = priority < BULK, None
-        few = call and self._turns.calls < MANY_CALLS
+        few = call and self.turns.calls < MANY_CALLS
         lane, at_once = _priority.set(priority), _at_once.set(few and body is not None and is_short(body))
         try:
             if call:
-                self._turns.call_comes()
-                place = Place(self._turns.call_is_gone)
+                self.turns.call_comes()
+                place = Place(self.turns.call_is_gone)
             else:
                 await self._free.acquire()
-                place = Place(self._free.release, self._turns)
-                await self._turns.wait()
+                place = Place(self._free.release, self.turns)
+                await self.turns.wait()
             before = _place.set(place)
             try:
                 yield

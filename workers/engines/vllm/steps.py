@@ -45,6 +45,10 @@ class Steps:
         speculation = SpeculationStats(*guessed) if self._speculates else None
         return EngineStats(running, waiting, usage, preemptions, generated, speculation=speculation)
 
+    def counted(self) -> tuple[int, int]:
+        """Return the preemptions and the generated tokens since the start."""
+        return self._sums["num_preempted_reqs"], self._sums["num_generation_tokens"]
+
     def logger(self, base: Any) -> Any:
         """Return a stat logger class for vLLM that writes here. ``base``: vLLM's ``StatLoggerBase``."""
         steps, last, sums = self, self._last, self._sums
