@@ -53,7 +53,10 @@ class Body:
 
     async def run(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a check of the body: at once if that takes a few milliseconds at most, else in the thread."""
-        return await self._bodies.run(len(self.data) - self.light, check, *args, **kwargs)
+        size = len(self.data) - self.light
+        if size <= SMALL_BYTES:  # as below; a call makes some ten of these
+            return check(*args, **kwargs)
+        return await self._bodies.run(size, check, *args, **kwargs)
 
     def release(self) -> None:
         """Forget the bytes: the job is accepted, or refused."""
