@@ -13,6 +13,7 @@ NAMES: Final = frozenset(
         "aliases",
         "batch_answer_identical_once",
         "batch_prefix_order",
+        "bulk_front",
         "bulk_reserve",
         "concurrency",
         "cpu_memory_share",
