@@ -50,6 +50,7 @@ class Claim(msgspec.Struct, frozen=True):
         reference: its body is in the storage, and empty here; None: it is here.
         upload: see :class:`jobs.model.JobSpec`.
         releases: attempts of this job that a worker gave back at no cost.
+        leads: identical jobs may have joined it, which end with it.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Claim(msgspec.Struct, frozen=True):
     reference: Reference | None = None
     upload: str | None = None
     releases: int = 0
+    leads: bool = False
 
     def completion_of(self, usage: Usage | None) -> int | None:
         """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
@@ -112,6 +114,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[C
                 reference,
                 told.upload,
                 job.releases,
+                job.leads,
             )
         )
     return claims
@@ -217,6 +220,7 @@ class Attempts:
             error=encode_error(error),
             device_us=device_us,
             incomplete=is_incomplete(claim.endpoint, result) or None,
+            leads=claim.leads or None,
         )
         whole = await self.large.store(claim.id, RESULT, result, writer=claim.attempt)
         part = await self.large.store(claim.id, PARTIAL, partial, writer=claim.attempt)

@@ -34,7 +34,8 @@ def _groups(calls: _Group) -> Iterator[_Group]:
     for call, blobs in calls:
         size += sum(map(len, blobs))
         full = len(group) >= call.together or size > _GROUP_BYTES
-        if group and (full or type(call) is not type(group[0][0])):
+        alone = call.alone() or (group and group[-1][0].alone())
+        if group and (full or alone or type(call) is not type(group[0][0])):
             yield group
             group, size = [], sum(map(len, blobs))
         group.append((call, blobs))

@@ -2,7 +2,7 @@
 -- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
 local clock -- of the command under way, which carries out one call or several of one function
 local seen -- what it has read, by name: limits; and tenants, quotas and usage, each a table
-local moved -- how many jobs a call has moved up in their lines, see close_gap
+local moved -- how many jobs a command has moved up in their lines, see close_gap
 local at_end = {} -- functions that write, once for all calls of a command, what is kept back until then
 
 local function now_ms()
@@ -37,14 +37,13 @@ local function define(name, body)
   local function reply_to(arguments, given)
     local wrong = mismatch(SIGNATURES[name], arguments)
     if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
-    moved = 0
     local answer, blobs = body(arguments, given)
     if not blobs then return cmsgpack.pack(answer) end
     table.insert(blobs, 1, cmsgpack.pack(answer))
     return blobs
   end
   redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
-    ns, clock, seen = argv[1], nil, {tenants = {}, quotas = {}, usage = {}}
+    ns, clock, moved, seen = argv[1], nil, 0, {tenants = {}, quotas = {}, usage = {}}
     local asked = cmsgpack.unpack(argv[2])
     local calls, replies, at = asked[1] and asked or {{asked, #argv - 2}}, {}, 3
     for i, call in ipairs(calls) do

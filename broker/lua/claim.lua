@@ -52,7 +52,7 @@ end
 local function tell(jobs, blobs, id, j)
   local started, created = tonumber(j.started), tonumber(j.created)
   jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills), releases = number(j.releases),
-    stream = j.stream and true, waited_ms = started - tonumber(j.back or created), age_ms = started - created,
+    stream = j.stream and true, leads = j.coalesce and true, waited_ms = started - tonumber(j.back or created), age_ms = started - created,
     left_ms = j.exp and tonumber(j.exp) - now_ms()}
   blobs[#blobs + 1] = j.facts
   blobs[#blobs + 1] = j.req

@@ -85,6 +85,20 @@ async def test_what_jobs_used_is_counted_and_settled_once_each(
     assert total.device_us == COUNT * 1000
 
 
+async def test_jobs_that_identical_ones_may_have_joined_end_by_themselves(store: JobStore) -> None:
+    await alive(store)
+    await accept_all(store, [job(coalesce=f"sum{number % 4}") for number in range(8)])
+    await accept_all(store, [job() for _ in range(4)])
+    claims = await store.claim(W, room=COUNT)
+    assert sorted(claim.leads for claim in claims) == [False] * 4 + [True] * 4
+    claims.sort(key=lambda claim: claim.leads)
+    before = await sent(store)
+    ends = (store.finish(claim, W, JobState.SUCCEEDED, usage=Usage(1, 1, 2)) for claim in claims)
+    assert await asyncio.gather(*ends) == [True] * 8
+    assert await sent(store) - before == 1 + 4
+    assert sum((await tallies(store)).values(), Tally()).requests == 12
+
+
 async def test_one_that_fails_does_no_harm_to_the_others(store: JobStore) -> None:
     await TenantStore(store).change("a", {"tokens_per_day": 100_000})
     await alive(store)

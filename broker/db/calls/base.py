@@ -42,6 +42,10 @@ class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
     flags: ClassVar[tuple[str, ...]] = KEEPS
     together: ClassVar[int] = 1
 
+    def alone(self) -> bool:
+        """Whether this call has a command to itself, as it may do as much as many."""
+        return False
+
     @classmethod
     @cache
     def function(cls) -> str:

@@ -112,6 +112,7 @@ class ClaimedJob(Answer):
         waited_ms: time in its queue.
         age_ms: time since its acceptance.
         left_ms: time until its deadline; None: it has none.
+        leads: identical jobs may have joined it, which end with it.
     """
 
     id: str
@@ -124,6 +125,7 @@ class ClaimedJob(Answer):
     releases: int = 0
     stream: bool = False
     left_ms: int | None = None
+    leads: bool = False
 
 
 class Claimed(Answer):
@@ -184,6 +186,7 @@ class Finish(Call[bool]):
         device_us: microseconds of device that the attempt took; None: not known.
         objects: keys of its results that are in the storage.
         incomplete: its answer is a response that reached a limit.
+        leads: see :class:`ClaimedJob`; a hundred may end with it, so it shares no command.
     """
 
     flags = WRITES
@@ -203,6 +206,11 @@ class Finish(Call[bool]):
     device_us: int | None = None
     objects: list[str] | None = None
     incomplete: bool | None = None
+    leads: bool | None = None
+
+    def alone(self) -> bool:
+        """See :class:`Call`."""
+        return bool(self.leads)
 
 
 class Release(Call[str | None]):

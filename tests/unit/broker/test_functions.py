@@ -18,3 +18,5 @@ def test_calls_of_one_function_that_follow_each_other_share_a_command() -> None:
     assert shares((end, b""), (end, b""), (look, b""), (look, b""), (end, b"")) == [2, 1, 1, 1]
     large = bytes(200_000)
     assert shares((end, large), (end, b""), (end, large), (end, b"")) == [2, 2], "a command stays short"
+    leader = calls.Finish("j", 1, "w", "succeed", "m", 1, [], leads=True)
+    assert shares((end, b""), (leader, b""), (end, b""), (end, b"")) == [1, 1, 2], "others may end with it"
