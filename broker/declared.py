@@ -60,7 +60,8 @@ class DeclaredPools(StorePart):
     async def take_over(self, pools: Iterable[DeclaredPool]) -> Declarations:
         """Declare the pools of the settings, and forget those that earlier settings declared.
 
-        What an operator has declared stays as it is, and so do its names.
+        What an operator has declared stays as it is. Names of it, and those that live workers, LoRA adapters and operators'
+        aliases have, are not taken.
         """
         return await self._call(PoolsTakeOver({one.pool: _text(one) for one in pools}))
 

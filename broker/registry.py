@@ -109,6 +109,10 @@ class Registry(JobLookups):
         )
         answer = await self.functions.call(call)
         if answer.kind == "ok":
+            if answer.name:
+                log.warning(
+                    "name_declared_twice", pool=pool, name=answer.name, model=answer.model, other=answer.pool
+                )
             return
         if answer.kind == "declared":
             message = (

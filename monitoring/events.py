@@ -191,6 +191,8 @@ EVENTS = {
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
     "migration_begun": "The data of an earlier version in Redis is being rewritten. The process starts when that is done.",
     "migration_done": "The data of an earlier version was taken over; `jobs` says how many jobs there were.",
+    "name_declared_twice": "The declaration of this worker's pool and that of the pool `other` give `name` to different "
+    "models: an older version stored them. The worker serves. Change one of the declarations.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "node_ended": "The processes of a remote node ended by themselves; they are started again.",
@@ -207,8 +209,9 @@ EVENTS = {
     "`tool_parser`, `reasoning_parser`.",
     "pod_cost_not_told": "Kubernetes did not take the annotation that says how busy this worker is; it is told again later.",
     "pool_declared": "An operator declared a pool that scales from zero. `changed` is false if it was so before.",
-    "pool_name_taken": "A pool of the settings is not declared: a declaration by the api gives its name `name` to the model "
-    "`model` in the pool `declared`. Change one of them, then start an api process again.",
+    "pool_name_taken": "A pool of the settings is not declared: its name `name` means the model `model` in the pool "
+    "`declared`, by a declaration by the api, a live worker or a LoRA adapter, or as an operator's alias (null). Change one "
+    "of them, then start an api process again.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "pool_settings_ignored": "The settings declare pools that an operator has declared otherwise by the api, which decides.",

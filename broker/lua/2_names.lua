@@ -30,6 +30,19 @@ function NAMES.taken_by_declared(names, pool, records)
   end
 end
 
+-- Part names (name -> model) into those that a pool, or a version of it, declares with the same meaning, and the others.
+function NAMES.split(names, pool, records)
+  local own, others = {}, {}
+  for name, model in pairs(names) do others[name] = model end
+  for other, text in pairs(records) do
+    local record = NAMES.declaration(text)
+    for name, model in pairs(record and NAMES.same_home(other, pool) and NAMES.of(record) or {}) do
+      if names[name] == model then own[name], others[name] = model, nil end
+    end
+  end
+  return own, others
+end
+
 -- The records of all pools that scale from zero, by pool.
 function NAMES.declarations()
   local flat, records = redis.call('HGETALL', K.declared()), {}
@@ -45,11 +58,12 @@ function NAMES.is_open(pool)
 end
 
 -- The same as taken_by_declared, of what workers have registered, of LoRA adapters, and of operators' aliases, whose answer has no pool.
--- gone: it is a name of a pool that takes no calls; force: such names are not taken.
-function NAMES.taken_otherwise(names, pool, force)
-  local function clash(name, model, other)
-    if not names[name] or names[name] == model or NAMES.same_home(other, pool) then return nil end
-    local gone = not NAMES.is_open(other)
+-- gone: it is a name of a pool that takes no calls; force: such names are not taken. before: the pool's declaration until now, which an
+-- operator's alias may have overridden since. staying: pools that are about to be declared, so their adapters stay.
+function NAMES.taken_otherwise(names, pool, force, before, staying)
+  local function clash(name, model, other, adapter)
+    if not names[name] or (names[name] == model and not adapter) or NAMES.same_home(other, pool) then return nil end
+    local gone = not (NAMES.is_open(other) or (adapter and staying and staying[other]))
     if not (gone and force) then return {name = name, model = model, pool = other, gone = gone} end
   end
   local flat = redis.call('HGETALL', K.models())
@@ -61,12 +75,13 @@ function NAMES.taken_otherwise(names, pool, force)
   end
   for _, field in ipairs(redis.call('HKEYS', K.adapted())) do
     local other, adapter = string.match(field, '^(%S+) (.*)$')
-    local found = clash(adapter, adapter, other)
+    local found = clash(adapter, adapter, other, true)
     if found then return found end
   end
+  local had = before and NAMES.of(before) or {}
   for name, model in pairs(names) do
     local given = redis.call('HGET', K.aliases(), name)
-    if given and given ~= model then return {name = name, model = given} end
+    if given and given ~= model and had[name] ~= model then return {name = name, model = given} end
   end
 end
 

@@ -16,13 +16,13 @@ define('pool_declare', function(a)
   local records = NAMES.declarations()
   local before, record = records[a.pool], NAMES.declaration(a.record)
   if before == a.record then return {kind = 'same'} end
-  local names = NAMES.of(record)
-  local taken = NAMES.taken_by_declared(names, a.pool, records) or NAMES.taken_otherwise(names, a.pool, a.force)
+  local names, old = NAMES.of(record), NAMES.declaration(before)
+  local taken = NAMES.taken_by_declared(names, a.pool, records) or NAMES.taken_otherwise(names, a.pool, a.force, old)
   if taken then
     taken.kind = 'name'
     return taken
   end
-  local old, jobs = NAMES.declaration(before), waiting_in(a.pool)
+  local jobs = waiting_in(a.pool)
   if old and old.model ~= record.model and jobs > 0 and not a.force then return {kind = 'waiting', model = old.model, jobs = jobs} end
   declare(a.pool, a.record)
   audit(a, 'pool.declare', 'pool ' .. a.pool, {model = record.model})
@@ -36,33 +36,36 @@ define('pool_undeclare', function(a)
   return known
 end)
 
--- The settings' own declarations follow the settings; an operator's come before them, and so do their names.
+-- The settings' own declarations follow the settings. An operator's come before them, and so do all names that are in use.
 define('pools_take_over', function(a)
-  local changed, kept, taken, theirs = {}, {}, {}, NAMES.declarations()
-  for pool, text in pairs(theirs) do
-    local old = NAMES.declaration(text)
-    if not old or old.from_settings then theirs[pool] = nil end
-  end
-  for pool, record in pairs(a.records) do
-    local other = NAMES.taken_by_declared(NAMES.of(NAMES.declaration(record)), pool, theirs)
-    if theirs[pool] then
-      kept[#kept + 1], a.records[pool] = pool, nil
-    elseif other then
-      taken[#taken + 1], a.records[pool] = {pool = pool, name = other.name, model = other.model, declared = other.pool}, nil
-    end
-  end
+  local changed, kept, taken, theirs, before, free = {}, {}, {}, {}, {}, {}
   for pool, text in pairs(NAMES.declarations()) do
     local old = NAMES.declaration(text)
-    if a.records[pool] == text then
-      a.records[pool] = nil
-    elseif old and old.from_settings and not a.records[pool] then
+    if old and old.from_settings then
+      before[pool] = text
       redis.call('HDEL', K.declared(), pool)
-      changed[#changed + 1] = pool
+    elseif old then
+      theirs[pool] = text
     end
   end
-  for pool, record in pairs(a.records) do
-    declare(pool, record)
-    changed[#changed + 1] = pool
+  for pool, text in pairs(a.records) do
+    local names = NAMES.of(NAMES.declaration(text))
+    local other = NAMES.taken_by_declared(names, pool, theirs)
+      or NAMES.taken_otherwise(names, pool, true, NAMES.declaration(before[pool]), a.records)
+    if theirs[pool] then
+      kept[#kept + 1] = pool
+    elseif other then
+      taken[#taken + 1] = {pool = pool, name = other.name, model = other.model, declared = other.pool}
+    else
+      free[pool] = text
+    end
+  end
+  for pool in pairs(before) do
+    if not free[pool] then changed[#changed + 1] = pool end
+  end
+  for pool, text in pairs(free) do
+    declare(pool, text)
+    if before[pool] ~= text then changed[#changed + 1] = pool end
   end
   if changed[1] then look('') end
   return {changed = changed, kept = kept, taken = taken}

@@ -1,7 +1,8 @@
 -- The workers' leases, and what they say of themselves.
 
 -- Register a worker: what its pool serves, and its lease. It is refused, and nothing is written, if it disagrees with a live worker of its
--- pool, or if a name that it serves (a model's own, or an alias) means another model at a live worker, or in a declared pool.
+-- pool, or if a name that it serves (a model's own, or an alias) means another model at a live worker, or in a declared pool. Data of an
+-- older version may declare a name twice: then no declaration shuts the other's workers out, and the answer has the name.
 define('register', function(a)
   local now = now_ms()
   local live = redis.call('ZRANGEBYSCORE', K.leases(), '(' .. exactly(now), '+inf', 'WITHSCORES')
@@ -21,7 +22,9 @@ define('register', function(a)
       end
     end
   end
-  local taken = NAMES.taken_by_declared(a.names, a.version_of or a.pool, NAMES.declarations())
+  local records, home = NAMES.declarations(), a.version_of or a.pool
+  local own, others = NAMES.split(a.names, home, records)
+  local taken = NAMES.taken_by_declared(others, home, records)
   if taken then
     taken.kind = 'declared'
     return taken
@@ -49,7 +52,8 @@ define('register', function(a)
   end
   redis.call('SADD', K.libraries(), LIBRARY)
   look('')
-  return {kind = 'ok'}
+  local twice = NAMES.taken_by_declared(own, home, records) or {}
+  return {kind = 'ok', name = twice.name, model = twice.model, pool = twice.pool}
 end)
 
 -- Fold the mean of some runs into the pool's.

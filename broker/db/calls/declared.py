@@ -57,13 +57,14 @@ class TakenName(Answer):
     """A pool of the settings that is not declared.
 
     Attributes:
-        name: its name that an operator's declaration of the pool ``declared`` gives to the model ``model``.
+        name: its name that means the model ``model`` in the pool ``declared``, by an operator's declaration, a live worker
+            or a LoRA adapter; or as an operator's alias (None).
     """
 
     pool: str
     name: str
     model: str
-    declared: str
+    declared: str | None = None
 
 
 class Declarations(Answer):
@@ -72,7 +73,7 @@ class Declarations(Answer):
     Attributes:
         changed: pools whose records are new, different or gone.
         kept: pools of the settings that an operator has declared otherwise, and that stay so.
-        taken: pools of the settings that are not declared: an operator's declaration of another pool has a name of theirs.
+        taken: pools of the settings that are not declared: a name of theirs is in use for another model.
     """
 
     changed: list[str]

@@ -14,7 +14,7 @@ class Registered(Answer):
         kind: ``ok``; ``pool``: a live worker of its pool serves something else; ``name``: a name means another model there;
             ``declared``: the same in the declared pool ``pool``, which may have no worker.
         worker: that other worker, with the end of its lease, its description, and what it serves.
-        name: the name, and the ``model`` that it means there.
+        name: the name, and the ``model`` that it means there. With ``ok``: its own pool declares the name too, so it may.
     """
 
     kind: str
