@@ -21,6 +21,9 @@ from api.http.errors import ApiError, invalid, meant
 MOST: Final = 8
 """Names that a caller is told."""
 
+MOST_BYTES: Final = 1024
+"""Bytes of the header: a proxy has a few KB for all of an answer's headers."""
+
 _LENGTH: Final = 64
 _NOTED: Final = "penstock.unknown_fields"
 
@@ -47,13 +50,14 @@ def note_unknown(scope: Scope, endpoint: str, request: Mapping[str, Any], prefix
 
 
 def unknown_header(scope: Scope) -> list[Header]:
-    """Return the header that names the unknown fields of a request; empty: it has none."""
+    """Return the header that names the unknown fields of a request, as many as it has room for; empty: it has none."""
     noted = scope.get(_NOTED)
     if noted is None:
         return []
-    return [
-        (b"x-penstock-unknown-fields", ", ".join(quote(name, safe="[]") for _, name, _ in noted).encode())
-    ]
+    names = ", ".join(quote(name, safe="[]") for _, name, _ in noted).encode()
+    if len(names) > MOST_BYTES:  # the first one fits: no character takes more than 12 bytes
+        names = names[: MOST_BYTES + len(b", ")].rpartition(b", ")[0]
+    return [(b"x-penstock-unknown-fields", names)]
 
 
 def unknown_warnings(scope: Scope) -> list[dict[str, Any]]:

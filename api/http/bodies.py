@@ -58,6 +58,11 @@ class Body:
             return check(*args, **kwargs)
         return await self._bodies.run(size, check, *args, **kwargs)
 
+    def put(self, data: bytes) -> None:
+        """Take other bytes, with items that nobody counted: nothing of them is light."""
+        if data is not self.data:
+            self.data, self.light = data, 0
+
     def release(self) -> None:
         """Forget the bytes: the job is accepted, or refused."""
         self.data = b""

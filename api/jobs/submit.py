@@ -112,7 +112,8 @@ class Jobs:
         asked = await self._prepared(request, body.data, identity.tenant)
         given = request.input
         if asked is not None:
-            given, body.data = asked.request, asked.body
+            given = asked.request
+            body.put(asked.body)
         spec = await admit(
             self._services,
             request.endpoint,

@@ -50,7 +50,7 @@ class CreateResponse(OpenAICall):
         note_unknown(scope, self._path, request)
         tier = await tier_of(services, tenant, request)
         asked = await prepare(services, request, body.data, tenant)
-        body.data = asked.body
+        body.put(asked.body)
         spec = await admit(
             services,
             self._path,

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from api.admission.request_bodies import check_body
 from api.http.bodies import SMALL_BYTES
 from api.http.body import CONTROL_BYTES
 from jobs.endpoints import RESPONSES
@@ -173,14 +174,8 @@ async def test_a_large_response_is_made_off_the_loop(
     await puppet.live(facts={**FACTS, "endpoints": [RESPONSES], "max_model_len": LIMIT})
     large = "x" * SMALL_BYTES
     asked = {"model": MODEL, "input": "hi", "background": True}
-
-    async def made(body: dict[str, Any]) -> str | None:
-        got = (await http.post(RESPONSES, json=body)).json()
-        name: str | None = got.get("id")  # there is none until this api knows what the worker serves
-        return name
-
-    first = await eventually(lambda: made({**asked, "instructions": large}))
-    path, other = f"{RESPONSES}/{first}", await made(asked)
+    first = await eventually(lambda: _made(http, {**asked, "instructions": large}))
+    path, other = f"{RESPONSES}/{first}", await _made(http, asked)
     for state in ("queued", "completed"):
         gate = threading.Event()
         held = api.services.bodies.run(SMALL_BYTES + 1, gate.wait)
@@ -199,3 +194,33 @@ async def test_a_large_response_is_made_off_the_loop(
             done = {"object": "response", "status": "completed", "output": [], "instructions": large}
             await puppet.succeed(claim, json.dumps(done).encode())
     await puppet.succeed(await puppet.take())
+
+
+async def test_the_items_before_a_response_are_checked_off_the_loop(
+    http: httpx.AsyncClient, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body that asks for them is light, and as long as they are: nearly all of it is white space."""
+    await puppet.live(facts={**FACTS, "endpoints": [RESPONSES], "max_model_len": LIMIT})
+    asked = {"model": MODEL, "input": "x" * SMALL_BYTES * 2, "background": True}
+    first = await eventually(lambda: _made(http, asked))
+    claim = await puppet.take()
+    await puppet.succeed(claim, b'{"object": "response", "status": "completed", "output": []}')
+    threads = []
+
+    def watched(endpoint: str, request: dict[str, Any]) -> bool:
+        threads.append(threading.current_thread().name)
+        return check_body(endpoint, request)
+
+    monkeypatch.setattr("api.admission.admit.check_body", watched)
+    more = json.dumps({"model": MODEL, "input": "more", "previous_response_id": first, "background": True})
+    padded = more.replace("{", "{" + " " * SMALL_BYTES * 3).encode()
+    assert (await http.post(RESPONSES, content=padded)).status_code == 200
+    job = b'{"endpoint": "%b", "input": %b}' % (RESPONSES.encode(), padded)
+    assert (await http.post(_JOBS, content=job)).status_code == 202
+    assert threads == ["bodies_0"] * 2
+
+
+async def _made(http: httpx.AsyncClient, body: dict[str, Any]) -> str | None:
+    """Ask for a response; None: this api does not know yet what the worker serves."""
+    name: str | None = (await http.post(RESPONSES, json=body)).json().get("id")
+    return name

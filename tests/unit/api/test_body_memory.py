@@ -182,4 +182,8 @@ async def test_a_body_of_few_items_takes_no_way_to_the_thread(data: bytes, added
     with await bodies.read({"type": "http", "headers": []}, receive) as body:
         body.data += b" " * added
         assert (await body.run(threading.get_ident) == threading.get_ident()) is at_once
+        body.put(body.data)
+        assert (await body.run(threading.get_ident) == threading.get_ident()) is at_once
+        body.put(bytes(SMALL_BYTES + 1))
+        assert await body.run(threading.get_ident) != threading.get_ident()
     bodies.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.admission.media import NOTHING, Brought, check_media
+from api.admission.media import _PIECE, NOTHING, Brought, check_media
 from api.admission.media_rights import check_taken, tokens_of, usual_tokens
 from api.http.errors import ApiError, codes_of
 from api.settings import ApiSettings
@@ -103,6 +103,16 @@ def test_a_large_image_is_read_in_pieces() -> None:
     check_media(settings, says(image_part(uri)))
     for broken in (uri[:-1] + "?", uri[:2_000_000] + "=" + uri[2_000_001:]):
         assert refused(check_media, settings, says(image_part(broken))).code == "invalid_base64_image"
+
+
+def test_padding_ends_the_data_at_the_end_of_a_piece_too() -> None:
+    whole = base64_of(bytes(3 * _PIECE // 4 - 1))
+    assert (len(whole), whole[-2:]) == (_PIECE, "A=")
+    settings = ApiSettings()
+    clip: dict[str, Any] = {"type": "input_audio", "input_audio": {"data": whole, "format": "wav"}}
+    check_media(settings, says(clip))
+    clip["input_audio"]["data"] += "AAAA"
+    assert refused(check_media, settings, says(clip)).code == "invalid_audio"
 
 
 def test_addresses_and_files_are_noted_and_not_fetched() -> None:

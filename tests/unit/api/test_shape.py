@@ -82,14 +82,20 @@ def test_marks_in_strings_do_not_count() -> None:
 
 
 class _Watched(bytes):
-    """A text that counts the bytes which are taken out of it."""
+    """A text that counts the bytes which are taken out of it, and those that a search passes."""
 
     taken = 0
+    searched = 0
 
     def __getitem__(self, place: Any) -> Any:
         found = super().__getitem__(place)
         self.taken += len(found) if isinstance(place, slice) else 1
         return found
+
+    def find(self, part: Any, start: Any = None, end: Any = None) -> int:
+        place = super().find(part, start, end)
+        self.searched += (len(self) if place < 0 else place + 1) - (start or 0)
+        return place
 
 
 @pytest.mark.parametrize("inside", [b"A" * 10, b"one\\ntwo ", b"[{,123456"])
@@ -97,6 +103,14 @@ def test_a_long_string_is_skipped(inside: bytes) -> None:
     text = _Watched(b'{"a": ["' + inside * 100_000 + b'", "b", {"c": 1}]}')
     assert check_shape(text, 10**6) == 3 * CONTAINER_ITEMS + 2 + 4
     assert text.taken < 5 * shape._CHUNK < len(text) // 10
+
+
+@pytest.mark.parametrize("end", [b'\\""}', b"\\" * 500_000 + b'"}', b"", b'"}'])
+def test_no_byte_of_a_long_string_is_searched_twice(end: bytes) -> None:
+    """The quote ahead may belong to the string, and then each piece before it is looked at."""
+    text = _Watched(b'{"a":"' + b"x" * 500_000 + end)
+    assert check_shape(text, 10**6) in {CONTAINER_ITEMS + 1, CONTAINER_ITEMS + 2}
+    assert text.searched <= len(text)
 
 
 @pytest.mark.parametrize("number", [b"%b", b"-%b", b"1.%b", b"0.%be-7"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, get_type_hints
+from urllib.parse import unquote
 
 import pytest
 from anthropic.types import message_create_params
@@ -13,7 +14,7 @@ from openai.types.responses import response_create_params
 
 from api.admission.known_fields import KNOWN_FIELDS
 from api.admission.request_bodies import SCHEMAS
-from api.admission.unknown_fields import MOST, note_unknown, unknown_header, unknown_warnings
+from api.admission.unknown_fields import MOST, MOST_BYTES, note_unknown, unknown_header, unknown_warnings
 from api.http.errors import ApiError
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, TRANSCRIPTIONS, TRANSLATIONS
 
@@ -67,14 +68,32 @@ def test_a_strict_caller_is_refused(value: bytes) -> None:
     note_unknown(scope((b"x-penstock-strict", b"0")), CHAT, GOOD | {"max_token": 3})
 
 
-def test_a_thousand_names_are_a_short_header() -> None:
+@pytest.mark.parametrize(("length", "told"), [(1, MOST), (1000, 4)])
+def test_a_thousand_names_are_a_short_header(length: int, told: int) -> None:
     asked = scope()
-    note_unknown(asked, CHAT, GOOD | {str(n) + "é\r\n" * 1000: n for n in range(1000)})
+    note_unknown(asked, CHAT, GOOD | {str(n) + "é\r\n" * length: n for n in range(1000)})
     ((_, value),) = unknown_header(asked)
-    assert value.count(b", ") == MOST - 1
-    assert len(value) < 4000
+    assert value.count(b", ") == told - 1
+    assert len(value) <= MOST_BYTES
     assert not set(value) & {10, 13}
     assert len(unknown_warnings(asked)) == MOST
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["é" * 64, "è" * 64, "ü" * 42, "z"], 3),  # the third ends with the last byte that there is room for
+        (["é" * 64, "è" * 64, "ü" * 43, "z"], 2),
+        (["😀" * 63 + letter for letter in "abcdefgh"], 1),
+    ],
+)
+def test_the_header_has_a_bound_in_bytes_and_whole_names(names: list[str], told: int) -> None:
+    asked = scope()
+    note_unknown(asked, CHAT, GOOD | dict.fromkeys(names, 1))
+    ((_, value),) = unknown_header(asked)
+    assert len(value) <= MOST_BYTES
+    assert [unquote(name) for name in value.decode().split(", ")] == names[:told]
+    assert len(unknown_warnings(asked)) == len(names)
 
 
 def test_every_endpoint_knows_the_fields_that_it_checks() -> None:
