@@ -18,9 +18,9 @@ up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
 	@$(SETUP)
 	@$(BIN)/penstock up $(ARGS)
 
-# Three processes for each of the two cores that this is tuned for: a test waits for more than half of its time. The slow
-# folders begin (testpaths), so that no long file is left for the end.
-TEST_PROCESSES ?= 6
+# More processes than the two cores that this is tuned for: a test waits for half of its time. The slow folders begin
+# (testpaths), so that no long file is left for the end.
+TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
 
 # Hundreds of processes of the product start: none compiles it again.
