@@ -26,7 +26,7 @@ from workers.engines.base import AdapterBrokenError
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
-_LOCK, _TRIED = "lock", "tried"
+_LOCK, _NEW_LOCK, _TRIED = "lock", "lock.new", "tried"
 _DEATHS = "deaths"
 _MOST_DEATHS = 2
 """Workers that ended while they loaded a version, after which no other on this machine tries it."""
@@ -58,7 +58,8 @@ class AdapterFiles:
         self._remove_left()
         self._own = root / f"worker-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._own.mkdir(mode=0o700)
-        self._lock = _locked(self._own / _LOCK)
+        self._lock = _locked((self._own / _NEW_LOCK).open("xb"))
+        (self._own / _NEW_LOCK).rename(self._own / _LOCK)  # no other worker finds one that is not held yet
 
     def folder(self, adapter: Adapter) -> Path:
         """Return the folder of a version, whether it is there or not. Another name or other files have another one."""
@@ -146,8 +147,9 @@ class AdapterFiles:
 
     def _remove_left(self) -> None:
         """Remove the folders of workers that are no more, and count what they tried when they ended."""
-        for folder in self._root.glob("worker-*"):
-            with suppress(OSError), _locked(folder / _LOCK):
+        for lock in self._root.glob(f"worker-*/{_LOCK}"):
+            with suppress(OSError), _locked(lock.open("rb")):
+                folder = lock.parent
                 tried = folder / _TRIED
                 if tried.exists():
                     deaths = self._root / _DEATHS / tried.read_text()
@@ -162,13 +164,12 @@ def _deaths(file: Path) -> int:
         return 0
 
 
-def _locked(file: Path) -> IO[bytes]:
-    """Open a file and lock it until it is closed, which the end of a process does, too.
+def _locked(opened: IO[bytes]) -> IO[bytes]:
+    """Lock an open file until it is closed, which the end of a process does, too.
 
     Raises:
-        OSError: a living process has it.
+        OSError: a living process has it. The file is closed.
     """
-    opened = file.open("ab")
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
