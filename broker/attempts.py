@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from broker.db.calls import jobs as calls
-from broker.db.calls.jobs import Claimed
+from broker.db.calls import attempts as calls
+from broker.db.calls.attempts import Claimed
 from broker.db.functions import Functions
 from broker.large_bodies import LargeBodies
 from broker.records import decode_facts, encode_error, encode_usage

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.attempts import Claim
-from broker.db.calls.jobs import Finish
+from broker.db.calls.attempts import Finish
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.usage import Row, Tally, UsageStore

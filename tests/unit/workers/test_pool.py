@@ -12,7 +12,7 @@ import pytest
 
 from broker.attempts import Claim
 from broker.celery.claimer import Claimer, Room
-from broker.db.calls.jobs import Claimed, ClaimedJob
+from broker.db.calls.attempts import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
 from broker.sealing import Sealer
