@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from broker.attempts import Claim, claims_of
+from broker.claims import Claim, claims_of
 from broker.db.calls.attempts import Claim as Call
 from broker.db.calls.attempts import Claimed
 from broker.db.keys import Keys

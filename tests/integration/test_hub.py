@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.events.hub import PAGE, EventHub, parse_cursor
 from broker.events.subscriber import Subscriber

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from broker.attempts import Claim, claims_of
+from broker.claims import Claim, claims_of
 from broker.db.calls.attempts import Claim as ClaimCall
 from broker.db.errors import QueueFullError
 from broker.jobs import JobStore

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.calls.attempts import Finish
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from broker.adapters import Adapters
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.db.errors import StoreError
 from broker.jobs import JobStore

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from broker.attempts import Claim
 from broker.celery.claimer import Claimer, Room
+from broker.claims import Claim
 from broker.db.calls.attempts import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
