@@ -79,8 +79,8 @@ class Engine:
 
         front.process_outputs = counting
 
-    async def sent(self, job: str, *, outputs: int) -> None:
-        await eventually(lambda: self.outputs[f"chatcmpl-{job}"] >= outputs)
+    async def sent(self, job: str, *, outputs: int, prefix: str = "chatcmpl") -> None:
+        await eventually(lambda: self.outputs[f"{prefix}-{job}"] >= outputs)
 
     async def run(self, job: str, endpoint: str, body: dict[str, Any]) -> Final:
         content = json.dumps({"model": "tiny-random", "temperature": 0, **body}).encode()
@@ -179,7 +179,7 @@ async def test_an_aborted_stream_loses_none_of_its_tokens(held: Engine) -> None:
     for attempt in range(TRIES):
         job = f"job_stream_{attempt}"
         task = asyncio.create_task(held.streamed(job, COMPLETIONS, body))
-        await eventually(lambda job=job: held.outputs[f"cmpl-{job}-0"] >= 3)
+        await held.sent(f"{job}-0", outputs=3, prefix="cmpl")
         await held.engine.abort(job)
         text, final = await asyncio.wait_for(task, 10)
         assert final.usage is not None
