@@ -34,25 +34,25 @@ class HeldOutputs:
     Attributes:
         holds_outputs: False: every token goes out at once, because this vLLM or its configuration allows nothing else.
         stream_s: a stream gets its tokens at least so often, unless a step is longer.
-        many: requests that run, from which on streams get lumps.
+        many: streams that run, from which on they get lumps.
     """
 
     stream_s = 0.02
     many = 64
-
-    running: list[Any]  # vLLM's, of the scheduler that follows
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.holds_outputs = aborts.install() and _fits(self)
         self._stepped_at = self._step_s = 0.0
         self._slow = True
+        self._streams = self._counted = 0  # that got a token in the step before, and in this one
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """Also see how long the step took."""
         now = time.monotonic()
         self._step_s, self._stepped_at = now - self._stepped_at, now
         self._slow = self._step_s > _SLOW_STEP_S
+        self._streams, self._counted = self._counted, 0
         return super().update_from_output(*args, **kwargs)  # type: ignore[misc]
 
     def _update_request_with_output(
@@ -76,6 +76,7 @@ class HeldOutputs:
         held += new_token_ids
         sent_s: float | None = request.penstock_sent_s
         due = sent_s is not None and self._is_due(sent_s)
+        self._counted += sent_s is not None
         if not (stopped or self._slow or due or len(held) >= LUMP_TOKENS or request.events):
             return [], False
         request.penstock_held = []
@@ -85,7 +86,7 @@ class HeldOutputs:
 
     def _is_due(self, sent_s: float) -> bool:
         """Whether a stream gets its tokens now: few run, or the end of the next step would be too late."""
-        return len(self.running) < self.many or self._stepped_at - sent_s + self._step_s > self.stream_s
+        return self._streams < self.many or self._stepped_at - sent_s + self._step_s > self.stream_s
 
 
 def is_read_at_the_end(request: Any) -> bool:
