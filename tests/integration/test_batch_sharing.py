@@ -85,6 +85,31 @@ async def test_identical_rows_run_once_and_each_has_its_line(
     assert [usage.completion_tokens for usage in paid] == [12]
 
 
+async def test_rows_of_other_chunks_get_the_answer_of_the_one_that_ran(
+    client: openai.AsyncOpenAI, work: Callable, store: JobStore, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    await work(concurrency=1, simulated_journal=str(journal))
+    rows = [same(n, n % 10) for n in range(40)]  # four chunks
+    batch = await complete(client, (await create(client, rows)).id, 40)
+    assert starts(journal) == 10
+    told = {line["custom_id"]: line["response"] for line in await lines(client, batch.output_file_id)}
+    for n in range(40):
+        assert said(told[f"row-{n}"]) == said(told[f"row-{n % 10}"])
+        assert told[f"row-{n}"]["request_id"] in told[f"row-{n}"]["body"]["id"]
+    found = await Scraped.of(*(worker["metrics_url"] for worker in await store.workers()))
+    assert found.sum("penstock_batch_rows_shared_total") == 30
+    assert found.sum("penstock_tenant_tokens_total", tenant="default", kind="completion") == 40
+    assert batch.usage.output_tokens == 160
+    again = await complete(client, (await create(client, rows)).id, 40)  # another batch runs its own
+    assert starts(journal) == 20
+    assert again.usage.output_tokens == 160
+
+
+def said(response: dict[str, Any]) -> str:
+    return str(response["body"]["choices"][0]["message"]["content"])
+
+
 async def test_the_settings_change_no_byte_of_an_output(
     client: openai.AsyncOpenAI, work: Callable, tmp_path: Path
 ) -> None:
@@ -104,7 +129,7 @@ async def test_the_settings_change_no_byte_of_an_output(
     assert outputs[0] == outputs[1]
     assert len(outputs[0]) == 80
     assert ran[1] == 80
-    assert ran[0] < 75  # at most seven of each chunk's ten
+    assert ran[0] < 60
 
 
 async def test_rows_run_in_the_order_of_their_prompts(
@@ -140,7 +165,7 @@ async def test_what_says_nothing_of_the_request_fails_the_row_that_ran_alone(
         await work(engine="openai", openai_base_url=upstream.url, concurrency=1)
         rows = [same(n, model="upstream", user="good" if n < 5 else "wrong") for n in range(10)]
         batch = await complete(client, (await create(client, rows)).id, 10)
-    assert Counter(asked) == {"good": 3 + 4, "wrong": 1}
+    assert Counter(asked) == {"good": 3 + 1, "wrong": 1}  # and the answer for the three others
     assert batch.request_counts.to_dict() == {"total": 10, "completed": 4, "failed": 6}
     failed = {line["custom_id"] for line in await lines(client, batch.error_file_id)}
     assert failed == {"row-0", *(f"row-{n}" for n in range(5, 10))}
@@ -224,7 +249,7 @@ class TestLargeChunks:
         journal = tmp_path / "journal"
         await work(simulated_journal=str(journal))
         batch = await complete(client, (await create(client, [same(n) for n in range(1500)])).id, 1500)
-        assert starts(journal) == 2  # of a window of 1,024 rows, and of the rest
+        assert starts(journal) <= 2  # of a window of 1,024 rows; the rest may have its answer already
         parts = [
             path.read_bytes().count(b"\n") for path in Path(files_url).glob(f"batches/{batch.id}/parts/*/*")
         ]

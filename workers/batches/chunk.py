@@ -25,6 +25,7 @@ from monitoring.trace_context import TraceContext
 from storage import Storage, StorageError
 from storage.parts import Recovered, recover, usage_of
 from workers.admission.gate import ChunkSlots, Gate
+from workers.batches.answers import Answers
 from workers.batches.commits import ChunkGoneError, Committer, FinishedRow
 from workers.batches.feed import Feeder
 from workers.batches.plan import Planner
@@ -51,6 +52,7 @@ class ChunkRunner:
         one_by_one: rows that run alone at first, after the engine died under a chunk.
         planner: orders the rows, and finds identical ones.
         device_share: devices of this worker for each of its slots.
+        weights: says which weights the engine has; equal values, the same ones. They change while no chunk is here.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class ChunkRunner:
         one_by_one: int,
         planner: Planner,
         device_share: float,
+        weights: Callable[[], object],
     ) -> None:
         self._rows, self._storage, self._chunks = rows, storage, chunks
         self._metrics, self._gate, self._one_by_one = metrics, gate, one_by_one
         self._planner = planner
         self._device_share = device_share
         self._feeders: dict[str, Feeder] = {}
+        self._answers, self._weights, self._answered_by = Answers(), weights, weights()
 
     def abort(self, job_id: str) -> None:
         """End a chunk early: its running rows are stopped, its finished rows are committed."""
@@ -113,6 +117,7 @@ class ChunkRunner:
                 chunk,
                 self._rows,
                 self._planner,
+                self._known_answers() if self._planner.identical_once else None,
                 committer,
                 slots,
                 self._storage(),
@@ -171,6 +176,13 @@ class ChunkRunner:
             raise chunk.engine_error
         failpoints.hit("bulk.before_end")
         await self._end(chunk.spec, chunk.claim, done=feeder.complete)
+
+    def _known_answers(self) -> Answers:
+        """Return the answers of rows that the present weights have run."""
+        if (weights := self._weights()) != self._answered_by:
+            self._answers.clear()
+            self._answered_by = weights
+        return self._answers
 
     def _count(self, claim: Claim, rows: list[FinishedRow]) -> None:
         """Count rows that were committed, and the tokens of those that ran, which are the tenant's."""

@@ -19,8 +19,9 @@ from storage import Storage, StorageError
 from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
+from workers.batches.answers import Answer, Answers
 from workers.batches.commits import Committer, FinishedRow
-from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window
+from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window, repeats_itself
 from workers.batches.row import ChunkAttempt, RowEnd, RowRunner
 from workers.engines.base import Final, being_cancelled
 
@@ -38,6 +39,7 @@ class Feeder:
 
     Args:
         planner: orders the rows of each window, and finds those that one run answers.
+        answers: of rows that have run on this worker; None: each window's rows run by themselves.
         slots: the chunk's places on the engine.
         on_storage_error: awaited when storage fails; reading is tried again after it.
         one_by_one: so many runs at first, each of which has the engine alone.
@@ -48,6 +50,7 @@ class Feeder:
         chunk: ChunkAttempt,
         rows: RowRunner,
         planner: Planner,
+        answers: Answers | None,
         committer: Committer,
         slots: ChunkSlots,
         storage: Storage,
@@ -56,7 +59,7 @@ class Feeder:
     ) -> None:
         self._chunk, self._rows, self._committer, self._slots = chunk, rows, committer, slots
         self._storage, self._on_storage_error, self._one_by_one = storage, on_storage_error, one_by_one
-        self._planner = planner
+        self._planner, self._answers = planner, answers
         self._again: list[Run] = []
         self.tasks: set[asyncio.Task[int]] = set()
         self.stopped = False
@@ -85,7 +88,7 @@ class Feeder:
             if not await self._start(run):
                 break
             number += 1
-            if number <= self._one_by_one:
+            if number <= self._one_by_one and self.tasks:
                 await asyncio.wait(set(self.tasks))
         while self.tasks or self._again:
             again, self._again = self._again, []
@@ -98,19 +101,40 @@ class Feeder:
             raise self._lost
 
     async def _start(self, run: Run) -> bool:
-        """Start a run as soon as there is a place. False: the chunk ends early, so nothing starts any more."""
+        """Start a run as soon as there is a place, unless its answer is known.
+
+        Returns:
+            False: the chunk ends early, so nothing starts any more.
+        """
         if self._committer.uncommitted >= UNCOMMITTED:
             self._slots.stalled = True
             await self._committer.below(UNCOMMITTED)
             self._slots.stalled = False
+        if self._ends_early():
+            return False
+        if (answer := self._known(run)) is not None:
+            self._slots.skip(run.rows)
+            self._committer.append(self._output(run, answer, None))
+            await asyncio.sleep(0)  # others' turn
+            return True
         await self._slots.acquire(run.rows)
-        if self.stopped or self._committer.paused or self._chunk.engine_error is not None:
+        if self._ends_early():
             self._slots.release(run.rows)
             return False
+        if (answer := self._known(run)) is not None:  # a row that ran meanwhile has it
+            self._slots.release()
+            self._committer.append(self._output(run, answer, None))
+            return True
         task = asyncio.create_task(self._run(run))
         self.tasks.add(task)
         task.add_done_callback(partial(self._run_ended, run.rows))
         return True
+
+    def _ends_early(self) -> bool:
+        return self.stopped or self._committer.paused or self._chunk.engine_error is not None
+
+    def _known(self, run: Run) -> Answer | None:
+        return None if self._answers is None else self._answers.get(self._chunk.spec.batch, run.row.body)
 
     async def _runs(self, done: frozenset[str]) -> AsyncIterator[Run]:
         """Yield what is to run, window by window."""
@@ -174,17 +198,30 @@ class Feeder:
         return run.rows
 
     def _finished(self, run: Run, end: RowEnd) -> list[FinishedRow]:
-        """Return the lines of a run's rows."""
-        final = end.final
-        engine_id = self._chunk.engine_id
-        response = Response(final.status, final.body, engine_id(self._row_id(run.at)))
-        kind, usage = "ok" if final.status < 400 else "err", usage_of(final.body)
+        """Return the lines of a run's rows, and keep its answer if later rows may have it."""
+        final, spec = end.final, self._chunk.spec
+        response = Response(final.status, final.body, self._chunk.engine_id(self._row_id(run.at)))
+        kind = "ok" if final.status < 400 else "err"
+        answer = Answer(response, kind, usage_of(final.body), len(final.body))
+        if (
+            self._answers is not None
+            and kind == "ok"
+            and not end.adapted
+            and repeats_itself(spec.endpoint, run.row.body)
+        ):
+            self._answers.put(spec.batch, run.row.body, answer)
+        return self._output(run, answer, end.ran_s)
+
+    def _output(self, run: Run, answer: Answer, ran_s: float | None) -> list[FinishedRow]:
+        """Return the lines of a run's rows. ``ran_s``: seconds that the first was on the engine; None: none ran."""
         finished = []
         for custom_id, at in ((run.row.custom_id, run.at), *run.twins):
             ident = self._row_id(at)
-            line = response.line(ident, custom_id, engine_id(ident))
-            shared = at != run.at
-            finished.append(FinishedRow(line, kind, usage, 0.0 if shared else end.ran_s, shared))
+            line = answer.response.line(ident, custom_id, self._chunk.engine_id(ident))
+            shared = ran_s is None or at != run.at
+            finished.append(
+                FinishedRow(line, answer.kind, answer.usage, 0.0 if shared else ran_s or 0.0, shared)
+            )
         return finished
 
     def _row_id(self, at: int) -> str:

@@ -97,7 +97,7 @@ class Window:
         first = self._first.get(row.body) if self._planner.identical_once else None
         if first is not None:
             if first.repeats is None:
-                first.repeats = _repeats_itself(self._endpoint, row.body)
+                first.repeats = repeats_itself(self._endpoint, row.body)
             if first.repeats:
                 first.twins.append((row.custom_id, at))
                 return
@@ -122,7 +122,7 @@ class _Entry:
     twins: list[tuple[str, int]] = field(default_factory=list)
 
 
-def _repeats_itself(endpoint: str, body: bytes) -> bool:
+def repeats_itself(endpoint: str, body: bytes) -> bool:
     """Whether two runs of a request give the same answer, and change nothing elsewhere."""
     try:
         sampling = _read_sampling(body)

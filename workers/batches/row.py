@@ -77,11 +77,13 @@ class RowEnd:
         of_request: the request alone is the cause, so a run of an identical one would end likewise. False: another run may
             end otherwise, for example because the engine could not be reached.
         ran_s: seconds that its tries were on the engine.
+        adapted: it ran with a LoRA adapter, which may be another one for the next row.
     """
 
     final: Final
     of_request: bool
     ran_s: float = 0.0
+    adapted: bool = False
 
 
 class RowRunner:
@@ -122,7 +124,7 @@ class RowRunner:
         Returns:
             Its end; None: the engine died, and the row is for another attempt.
         """
-        ran_s = 0.0
+        ran_s, adapted = 0.0, False
         body = without_end_users(chunk.spec.endpoint, row.body)  # no digests: the key is the api's
         for number in range(1, ROW_ATTEMPTS + 1):
             began_s = time.monotonic()
@@ -140,6 +142,7 @@ class RowRunner:
                     tenant=None if self._share_prefixes else chunk.claim.tenant,
                 )
                 async with self._adapter_for(chunk.claim.model) as adapter:
+                    adapted = adapter is not None
                     on_engine = 1  # while it waited for its adapter, no death was its fault
                     chunk.on_engine += on_engine
                     chunk.reaches_engine()
@@ -168,7 +171,7 @@ class RowRunner:
                 return RowEnd(Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None), True, ran_s)
             retryable = final.status >= 400 and FAILURES[code_for_status(final.status)].retryable
             if not retryable or number == ROW_ATTEMPTS:
-                return RowEnd(final, final.status < 400 or final.status in _OF_REQUEST, ran_s)
+                return RowEnd(final, final.status < 400 or final.status in _OF_REQUEST, ran_s, adapted)
             await asyncio.sleep(self._retry.delay_s(number, random.random()))
         raise AssertionError("the loop returns")
 

@@ -185,6 +185,7 @@ class EngineHost:
             self.worker,
             gate,
             device_share=self._device.count / parts.capacity,
+            weights=lambda: self._reloads.done,
             quarantine=self.quarantine,
             adapters=self._adapters,
             die=self.ending.die,

@@ -76,6 +76,7 @@ class Parts:
         device_share: float,
         quarantine: Quarantine,
         adapters: AdapterPool | None,
+        weights: Callable[[], object],
         die: Callable[[str], None],
     ) -> Runner:
         """Make what runs jobs, and chunks of batches.
@@ -85,6 +86,7 @@ class Parts:
             gate: admits rows.
             device_share: devices that a job has while it runs.
             adapters: the engine's LoRA adapters; None: it takes none.
+            weights: says which weights the engine has; equal values, the same ones.
             die: begins the worker's end.
         """
         s = self._settings
@@ -114,6 +116,7 @@ class Parts:
             one_by_one=self.capacity,
             planner=Planner(s.batch_prefix_order, s.batch_answer_identical_once),
             device_share=device_share,
+            weights=weights,
         )
         return Runner(
             self._engine,

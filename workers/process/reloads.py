@@ -37,6 +37,7 @@ class Reloads:
         said: what the worker's record has of it: ``weights``, with the ``id`` of the last order that is done, the ``model``,
             and an ``error`` if the weights stayed as they were. Empty: there was no order.
         busy: the worker claims nothing now.
+        done: how often the weights were replaced.
     """
 
     def __init__(self, engine: Engine, announce: Callable[[], None], takes_turns: Callable[[], bool]) -> None:
@@ -45,6 +46,7 @@ class Reloads:
         self._heard: str | None = None
         self.said: dict[str, Any] = {}
         self.busy = False
+        self.done = 0
 
     def order(self, word: str) -> None:
         """Take an order. Each heartbeat repeats the last one."""
@@ -92,6 +94,7 @@ class Reloads:
             await self._engine.reload(order.model)
         except ReloadRefusedError as refused:  # the files looked right; what is loaded now is of no version
             raise EngineDeadError(str(refused), reached=False) from refused
+        self.done += 1
         self.busy = False
         effects.admit()
         return None
