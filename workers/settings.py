@@ -235,8 +235,8 @@ class WorkerSettings(MetricsSettings):
     )
     batch_answer_identical_once: bool = Field(
         default=True,
-        description="Run identical, deterministic rows of a batch once, and answer each of them with the result. The worker keeps "
-        "up to 64 MiB of answers for it.",
+        description="Run identical, deterministic rows of a batch once, and answer each of them with the result. The worker "
+        "keeps up to 64 MiB of answers for it.",
     )
     swap_group: str | None = Field(
         None,
