@@ -63,9 +63,10 @@ class Round:
         await eventually(lambda: self.ledger.answered >= goal, 60.0)
 
     async def busy_worker(self) -> Child:
-        """Wait until every worker serves and one holds jobs; return the one with the most.
+        """Wait until every worker serves and one runs jobs; return the one that holds the most.
 
         Not until each holds some: one may take all that wait, and would be about to end them when the other gets its first.
+        A worker holds a job from its claim on, but gives it back as not delivered until it has begun with it.
         """
         await self.stack.ready()
 
@@ -74,7 +75,15 @@ class Round:
             return jobs if any(jobs.values()) else None
 
         jobs = await eventually(held, 30.0)
-        return max(jobs, key=lambda worker: jobs[worker])
+        busy = max(jobs, key=lambda worker: jobs[worker])
+        await eventually(lambda: self._has_begun(busy), 30.0)
+        return busy
+
+    def _has_begun(self, worker: Child) -> bool:
+        """Whether a worker's present process has begun with a job in this round."""
+        with self.stack.journal.open("rb") as journal:
+            journal.seek(self.observer.journal_start)
+            return b'"pid":%d}' % worker.life.pid in journal.read()
 
     async def __aenter__(self) -> Self:
         self.stack.note("round", seed=self.seed)

@@ -36,7 +36,7 @@ full = pytest.mark.full
 
 def slowest(faults: Round) -> float:
     """The longest wait of a job whose worker was lost, while the other worker was there."""
-    return max(takeover.seconds for takeover in faults.takeovers if not takeover.disturbed)
+    return max((takeover.seconds for takeover in faults.takeovers if not takeover.disturbed), default=0.0)
 
 
 def windows(pairs) -> set[str]:

@@ -144,7 +144,11 @@ async def test_an_answer_of_an_engine_that_cannot_stream_is_one_event(
 async def test_a_start_that_comes_too_late_is_an_event(
     broker_settings: BrokerSettings, puppet: Puppet, tier: str, code: str
 ) -> None:
-    given = {"queue_timeout_s": 0.5, "reap_interval_s": 0.05, "sse_ping_s": 0.05}
+    given = {
+        "queue_timeout_s": 2.0,
+        "reap_interval_s": 0.05,
+        "sse_ping_s": 0.05,
+    }  # the first comment comes before
     with ApiServer(broker_settings, **given) as api:
         async with api.client() as http, silent(http, service_tier=tier) as reader:
             assert error_of(await reader.rest())["code"] == code

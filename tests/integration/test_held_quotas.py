@@ -13,7 +13,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.tenants import DAY_MS, TenantStore
 from tests.apiserver import ApiServer
-from tests.batching import create, ended, jsonl, row, upload
+from tests.batching import create, ended, row, upload
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.integration.test_batches import reaches
 from tests.support import eventually
@@ -100,17 +100,17 @@ async def test_a_suspended_tenant_s_batches_wait(
     api: ApiServer, client: openai.AsyncOpenAI, work: Callable
 ) -> None:
     await work()
-    data = await upload(client, jsonl([row(n, max_tokens=2) for n in range(5)]))
     await given(api, tokens_per_day=1_000_000)
-    with_batch = await client.batches.create(
-        input_file_id=data, endpoint="/v1/chat/completions", completion_window="24h"
-    )
-    await given(api, state="suspended")
-    after = await retrieved(client, with_batch.id)
-    if after.status != "completed":  # it may have been quicker
-        assert (await paused(client, with_batch.id)).pause_reason == "tenant_suspended"
+    async with api.client() as http:
+        await http.post("/v1/queues/default/pause")  # so that no row runs before
+        batch = await create(client, [row(n, max_tokens=2) for n in range(5)])
+        await reaches(client, batch.id, "in_progress")
+        await given(api, state="suspended")
+        await http.post("/v1/queues/default/resume")
+    held = await paused(client, batch.id)
+    assert (held.pause_reason, held.request_counts.completed) == ("tenant_suspended", 0)
     await given(api, state="active")
-    assert (await ended(client, with_batch.id)).request_counts.completed == 5
+    assert (await ended(client, batch.id)).request_counts.completed == 5
 
 
 async def test_rows_leave_a_quarter_of_the_minute_to_calls(

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -209,9 +210,11 @@ def check_everything(server: PrometheusServer) -> None:
         missing = {name: text for name, text in missing.items() if not answered(server, text)}
         time.sleep(0.5)
     assert not missing
-    for group in server.get("rules")["groups"]:
-        for rule in group["rules"]:
-            assert rule["health"] == "ok", rule
+    wait_until(
+        lambda: all(
+            rule["health"] == "ok" for group in server.get("rules")["groups"] for rule in group["rules"]
+        )
+    )
     check_two_api_processes(server)
     check_triggers(server)
 
@@ -230,13 +233,23 @@ def check_triggers(server: PrometheusServer) -> None:
             "--set", "redis.url=redis://r", *options, "--set", f"pools.{pool}.autoscaling.maxWaitSeconds=60"
         )
         (scaled,) = (one["spec"] for one in objects if one["kind"] == "ScaledObject")
-        found = {one["name"]: server.query(one["metadata"]["query"]) for one in scaled["triggers"]}
-        return {name: float(only["value"][1]) for name, (only,) in found.items()}
+        queries = {one["name"]: one["metadata"]["query"] for one in scaled["triggers"]}
+        return {name: number(server, query) for name, query in queries.items()}
 
     asleep = asked("chat")
     assert (asleep["backlog"], asleep["deadline"]) == (5, 0)
     assert asleep["oldest"] > 0
     assert asked("default").keys() == asleep.keys()
+
+
+def number(server: PrometheusServer, expression: str) -> float:
+    """Return the one number of an expression. It has none for a moment if a scrape came too late."""
+
+    def found() -> list[float]:
+        return [float(sample["value"][1]) for sample in server.query(expression)]
+
+    (only,) = wait_until(found)
+    return only
 
 
 def answered(server: PrometheusServer, expression: str) -> bool:
@@ -250,28 +263,28 @@ def drop_matchers(selector: str) -> str:
     return selector if selector.startswith("up{") else selector.partition("{")[0]
 
 
+def tells(server: PrometheusServer, expression: str, wanted: float) -> bool:
+    return number(server, expression) == wanted
+
+
 def check_two_api_processes(server: PrometheusServer) -> None:
     """What both see is told once; what each did is told of each."""
 
-    def seen() -> bool:
-        return len(server.query('up{job=~"penstock-.*"} == 1')) == 4
-
-    wait_until(seen)  # a scrape may come too late on a busy machine
-    assert len(server.query('up{job="penstock-coordinator"}')) == 1
-    (workers,) = server.query('sum(penstock:workers:max{state="ready"})')
-    assert workers["value"][1] == "1"
-    (twice,) = server.query('sum(penstock_workers{state="ready"})')
-    assert twice["value"][1] == "2"
-    requests = server.query(
-        'sum by (instance) (api_requests_total{endpoint="/v1/chat/completions",status="200"}) > 0'
-    )
-    assert len(requests) == 2
-    assert len(server.query('penstock:data_disk_free:ratio{folder="files"}')) == 3
-    (worker,) = server.query("penstock_capacity_jobs")
+    expected = {
+        'count(up{job=~"penstock-.*"} == 1)': 4,
+        'count(up{job="penstock-coordinator"})': 1,
+        'sum(penstock:workers:max{state="ready"})': 1,
+        'sum(penstock_workers{state="ready"})': 2,
+        'count(sum by (instance) (api_requests_total{endpoint="/v1/chat/completions",status="200"}) > 0)': 2,
+        'count(penstock:data_disk_free:ratio{folder="files"})': 3,
+    }
+    for query, wanted in expected.items():  # a scrape may come too late on a busy machine
+        wait_until(partial(tells, server, query, wanted))
+    (worker,) = wait_until(lambda: server.query("penstock_capacity_jobs"))
     assert worker["metric"]["pool"] == "default"
     assert worker["metric"]["worker"].startswith("w1@")
     assert worker["metric"]["engine"] == "simulated"
-    cpu = server.query(PANELS["penstock-engine: Engine: CPU of the workers: 0"])
+    cpu = wait_until(lambda: server.query(PANELS["penstock-engine: Engine: CPU of the workers: 0"]))
     assert [sample["metric"]["worker"] for sample in cpu] == [worker["metric"]["worker"]]  # not the api's
     names = server.get("label/__name__/values")
     assert {"penstock_queue_wait_seconds_bucket", "penstock_redis_memory_used_bytes"} <= set(names)

@@ -58,8 +58,14 @@ class Round:
         asked = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], **body}
         return self.post("/v1/jobs", {"input": asked})["id"]
 
-    def state(self, job_id: str) -> str:
-        return self.http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["state"]
+    def end(self, job_id: str) -> str:
+        """Wait for a job's end; return the state that it has then."""
+
+        def ended() -> str | None:
+            state = self.http.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["state"]
+            return None if state in {"queued", "running"} else state
+
+        return wait_until(ended, 60)
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +119,12 @@ def test_calls_and_jobs(round_: Round) -> None:
     with round_.http.stream("POST", "/v1/chat/completions", json=ask | {"stream": True}) as stream:
         assert list(stream.iter_lines())[-2] == "data: [DONE]"
     done, running = round_.submit(max_tokens=3), round_.submit(max_tokens=20_000)
-    assert round_.state(done) == "succeeded"
+    assert round_.end(done) == "succeeded"
     round_.post(f"/v1/jobs/{running}/cancel")
-    assert round_.state(running) == "cancelled"
+    assert round_.end(running) == "cancelled"
     again = round_.post(f"/v1/jobs/{running}/retry")["id"]
     round_.post(f"/v1/jobs/{again}/cancel")
-    assert round_.state(again) == "cancelled"
+    assert round_.end(again) == "cancelled"
     assert round_.server.refused() == set()
 
 
@@ -127,7 +133,7 @@ def test_the_queues_levers(round_: Round) -> None:
     waiting = round_.submit(max_tokens=3)
     assert round_.http.patch(f"/v1/jobs/{waiting}", json={"priority": "low"}).is_success
     assert round_.http.delete("/v1/queues/default/low").is_success
-    assert round_.state(waiting) == "cancelled"
+    assert round_.end(waiting) == "cancelled"
     round_.post("/v1/queues/default/resume")
     assert round_.http.get("/v1/queues").is_success
     assert "redis_up 1.0" in round_.http.get("/metrics").text
@@ -149,7 +155,7 @@ def test_webhooks(round_: Round) -> None:
     path = "/v1/webhooks/" + round_.post("/v1/webhooks", {"url": "https://hooks.example.invalid"})["id"]
     round_.post(f"{path}/rotate")
     done = round_.submit(max_tokens=3)
-    assert round_.state(done) == "succeeded"
+    assert round_.end(done) == "succeeded"
 
     def failed() -> list[Any]:
         return list(round_.http.get(f"{path}/deliveries").json()["data"])
@@ -172,7 +178,7 @@ def test_flower_sees_and_revokes(round_: Round) -> None:
     lengths = round_.flower.get("/api/queues/length").json()["active_queues"]
     assert "penstock.default.normal" in {one["name"] for one in lengths}
     assert round_.flower.post(f"/api/task/revoke/{running}", params={"terminate": "true"}).is_success
-    assert round_.state(running) == "cancelled"
+    assert round_.end(running) == "cancelled"
     assert round_.server.refused() == set()
 
 
@@ -184,7 +190,7 @@ def test_a_lost_worker_and_a_drain(round_: Round) -> None:
         client.zadd("penstock:leases", dict.fromkeys(client.zrange("penstock:leases", 0, -1), 0), xx=True)
     second = WorkerProcess(round_.settings("worker"), round_.folder / "w2.log", "w2", **QUICK)
     try:
-        assert round_.state(running) == "succeeded"
+        assert round_.end(running) == "succeeded"
         names = [one["name"] for one in round_.http.get("/v1/workers").json()["data"]]
         (alive,) = (name for name in names if "w2" in name)  # the first may have died before it had the job
         round_.post(f"/v1/workers/{alive}/drain")

@@ -105,12 +105,14 @@ async def test_an_end_that_redis_refuses_holds_no_slot(store: JobStore, ready: R
 
 
 async def test_chunks_that_redis_refuses_hinder_no_other_stream(store: JobStore, ready: Ready) -> None:
-    await ready(simulated_inter_token_s=0.02)
-    spoiled, other = [await submit(store, chat(max_tokens=60), stream=True) for _ in range(2)]
+    worker = await ready(simulated_inter_token_s=0.02)
+    # The first does not come to its end, which would be its worker's.
+    spoiled, other = [await submit(store, chat(max_tokens=tokens), stream=True) for tokens in (4000, 60)]
     for job_id in (spoiled, other):
         await running(store, job_id)
     await spoil(store, store.keys("job", spoiled))
     assert (await ended(store, other)).state is JobState.SUCCEEDED
+    worker.close()
     events = await store.log(other, "0-0")
     assert [parse_cursor(eid)[1] for eid, _ in events][2:-1] == list(range(1, len(events) - 2))
     text = "".join(payload[1:] for _, payload in events if payload[0] == "t")

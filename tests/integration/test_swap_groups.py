@@ -143,7 +143,7 @@ async def test_redis_may_be_away_while_a_member_waits_to_board(
     await holder.group.want([], ["holder"])
     assert await holder.group.take()
     with RedisProxy(broker_settings.redis_url, tmp_path / "p") as proxy:
-        mine = JobStore(connect(proxy.url, timeout_s=0.2), broker_settings)
+        mine = JobStore(connect(proxy.url), broker_settings)
         waits = SwapMember(
             mine,
             Fake(mine, "waits").group,

@@ -20,6 +20,7 @@ from monitoring.trace_context import TraceContext
 from tests.apiserver import ApiServer
 from tests.batching import row
 from tests.coordinators import CoordinatorThread
+from tests.integration.test_worker import at_work
 from tests.otlp import OtlpReceiver, SpanSeen
 from tests.processes import WorkerProcess
 from tests.support import eventually
@@ -214,6 +215,7 @@ async def test_a_takeover_is_a_second_attempt_in_the_same_trace(
         return (await http.get(f"/v1/jobs/{job_id}")).json()["state"] == "running"
 
     await eventually(running)
+    await at_work(store, job_id)
     first.signal(signal.SIGTERM)  # drains, and gives back what is not done in time
     await asyncio.to_thread(first.wait)
     start_worker("w2")

@@ -147,10 +147,9 @@ async def test_a_failed_event_holds_the_next_and_keeps_its_id(
 async def test_an_event_that_fails_for_too_long_is_a_dead_letter(
     hooks: Webhooks, receiver: Receiver, coordinator: CoordinatorThread
 ) -> None:
+    receiver.answer = lambda got: Reply(400 if got.id == receiver.ids[0] else 200)
     endpoint, _ = await endpoint_at(hooks, receiver.url)
-    poison = await hooks.test(endpoint)
-    receiver.answer = lambda got: Reply(400 if got.id == poison else 200)
-    following = await hooks.test(endpoint)
+    poison, following = [await hooks.test(endpoint) for _ in range(2)]
     await settled(hooks, endpoint)
     assert receiver.ids == [poison] * 3 + [following]
     dead = await hooks.dead(endpoint, limit=10)

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jobs.model import Failed, Job, JobSpec, Running, Succeeded
 from jobs.states import JobState
 from tests.pace import Pace
 from tests.processes import WorkerProcess
+from tests.scraping import Scraped
 from tests.support import eventually, new_id, wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -48,8 +50,8 @@ def start_worker(broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[Ca
 async def ready(store: JobStore, start_worker) -> AsyncIterator[Callable]:
     async def start(name: str = "w1", **overrides) -> WorkerProcess:
         worker = start_worker(name, **overrides)
-        await eventually(lambda: "worker_ready" in worker.log.read_text() or worker.process.poll())
-        assert worker.process.poll() is None, worker.log.read_text()
+        await eventually(lambda: worker.is_ready() or worker.process.poll() is not None)
+        assert worker.is_ready(), worker.log.read_text()  # it may have taken a job since, and died of it
         return worker
 
     yield start
@@ -97,6 +99,21 @@ async def begun(store: JobStore, job_id: str) -> None:
         return (await read(store, job_id)).state is not JobState.QUEUED
 
     await eventually(is_begun)
+
+
+async def at_work(store: JobStore, *jobs: str) -> None:
+    """Wait until all of these jobs that have not ended are on their worker's hands, which has no others.
+
+    A job is ``running`` from its claim on. A worker that ends before the claim has reached it gives the job back as one that
+    was not delivered.
+    """
+
+    async def all_begun() -> bool:
+        scraped = await Scraped.of(*(worker["metrics_url"] for worker in await store.workers()))
+        left = [job_id for job_id in jobs if not (await read(store, job_id)).state.terminal]
+        return scraped.sum("penstock_jobs_running") >= len(left)
+
+    await eventually(all_begun)
 
 
 async def test_jobs_of_every_lane_run_once_and_answer_their_own_prompt(
@@ -150,7 +167,8 @@ async def test_celerys_revoke_is_our_cancel(store: JobStore, ready, broker_setti
     app = make_celery(broker_settings.redis_url, broker_settings.namespace)
     job_id = await submit(store, chat(max_tokens=2000))
     await running(store, job_id)
-    replies = await asyncio.to_thread(app.control.revoke, job_id, terminate=True, reply=True, timeout=5)
+    ask = partial(app.control.revoke, job_id, terminate=True, reply=True, limit=1, timeout=20)
+    replies = await asyncio.to_thread(ask)
     assert "running" in str(replies)
     assert (await ended(store, job_id)).state is JobState.CANCELLED
 
@@ -164,9 +182,10 @@ async def test_expiry_ends_a_running_job(store: JobStore, ready) -> None:
 async def test_sigterm_lets_short_jobs_end_and_gives_back_the_long(store: JobStore, ready) -> None:
     worker = await ready(simulated_inter_token_s=0.05, drain_timeout_s=2.0)
     long = await submit(store, chat(max_tokens=2000), max_attempts=1)
-    await running(store, long)
     short = await submit(store, chat(max_tokens=10))
-    await begun(store, short)
+    for job_id in (long, short):
+        await begun(store, job_id)
+    await at_work(store, long, short)
     pace = Pace()
     worker.signal(signal.SIGTERM)
     assert await asyncio.to_thread(worker.wait) == 0
@@ -181,6 +200,7 @@ async def test_signals_in_a_storm_end_a_worker_as_one_does(store: JobStore, read
     worker = await ready(simulated_inter_token_s=0.05, drain_timeout_s=1.0)
     long = await submit(store, chat(max_tokens=2000), max_attempts=1)
     await running(store, long)
+    await at_work(store, long)
 
     def storm() -> int:
         while True:
@@ -273,8 +293,11 @@ async def test_metrics_tell_what_ran(store: JobStore, ready) -> None:
             )  # where vLLM's names keep their colon
             return answer.read().decode()
 
-    text = await asyncio.to_thread(scrape)
-    assert 'penstock_jobs_total{lane="normal",state="succeeded"} 3.0' in text
+    async def counted() -> str | None:  # a job's end is written a moment before
+        text = await asyncio.to_thread(scrape)
+        return text if 'penstock_jobs_total{lane="normal",state="succeeded"} 3.0' in text else None
+
+    text = await eventually(counted)
     assert 'penstock_jobs_total{lane="normal",state="failed"} 0.0' in text
     assert 'penstock_tokens_total{kind="completion",lane="normal"} 15.0' in text
 

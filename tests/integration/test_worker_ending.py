@@ -19,7 +19,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.states import JobState
 from penstock.server.valkey import EmbeddedServer
-from tests.integration.test_worker import begun, chat, read, ready, running, start_worker, submit
+from tests.integration.test_worker import at_work, begun, chat, read, ready, running, start_worker, submit
 from tests.pace import Pace
 from tests.processes import WorkerProcess
 from tests.support import eventually, freeze
@@ -50,9 +50,10 @@ async def test_celerys_shutdown_is_our_drain(store: JobStore, ready, broker_sett
     worker = await ready(**SLOW, drain_timeout_s=1.0)
     app = make_celery(broker_settings.redis_url, broker_settings.namespace)
     long = await submit(store, LONG, max_attempts=1)
-    await running(store, long)
     short = await submit(store, chat(max_tokens=6))
-    await begun(store, short)
+    for job_id in (long, short):
+        await begun(store, job_id)
+    await at_work(store, long, short)
     replies = await asyncio.to_thread(app.control.broadcast, "shutdown", reply=True, limit=1, timeout=20)
     assert "drains" in str(replies)
     await ends(worker, 1.0)
@@ -66,6 +67,7 @@ async def test_every_signal_is_a_drain(store: JobStore, ready, signum: signal.Si
     worker = await ready(**SLOW, drain_timeout_s=0.3)
     long = await submit(store, LONG, max_attempts=1)
     await running(store, long)
+    await at_work(store, long)
     worker.signal(signum)
     await ends(worker, 0.3)
     assert await reasons(store, long) == (JobState.QUEUED, ["released"])
@@ -76,6 +78,7 @@ async def test_a_second_signal_gives_back_what_runs_now(store: JobStore, ready) 
     worker = await ready(**SLOW, drain_timeout_s=60.0)
     long = await submit(store, LONG, max_attempts=1)
     await running(store, long)
+    await at_work(store, long)
     worker.signal(signal.SIGTERM)
     worker.signal(signal.SIGINT)  # another one, since the system may merge two of a kind
     await ends(worker, 0.0)
@@ -111,7 +114,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
 async def busy(site: Site) -> AsyncIterator[Site]:
     """A site whose worker runs a job."""
     store = JobStore(connect(site.server.url), site.settings)
-    await running(store, await submit(store, LONG))
+    job_id = await submit(store, LONG)
+    await running(store, job_id)
+    await at_work(store, job_id)
     await store.aclose()
     yield site
 
@@ -174,8 +179,9 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
 
 
 async def test_a_worker_that_loses_its_heartbeat_ends_and_gives_its_jobs_back(store: JobStore, ready) -> None:
-    job_id = await submit(store, LONG, max_attempts=1)  # it runs before the heartbeat ends
-    worker = await ready(**SLOW, heartbeat_s=0.1, failpoints="worker.before_beat=raise@20")
+    job_id = await submit(store, LONG, max_attempts=1)
+    # Six seconds after the first beat; by then the job runs on a busy machine, too.
+    worker = await ready(**SLOW, heartbeat_s=0.2, failpoints="worker.before_beat=raise@30")
     await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text())
     await ends(worker, 1.0, status=1)
     assert "the heartbeat ended" in worker.log.read_text()

@@ -13,7 +13,17 @@ from broker.jobs import JobStore
 from jobs.failures import FailureCode
 from jobs.model import Failed, Succeeded
 from jobs.states import JobState
-from tests.integration.test_worker import begun, chat, ended, read, ready, running, start_worker, submit
+from tests.integration.test_worker import (
+    at_work,
+    begun,
+    chat,
+    ended,
+    read,
+    ready,
+    running,
+    start_worker,
+    submit,
+)
 from tests.pace import Pace
 from tests.support import eventually
 
@@ -99,9 +109,10 @@ async def test_a_cancelled_job_keeps_what_there_is(store: JobStore, ready) -> No
 async def test_a_worker_drains_when_it_is_told(store: JobStore, ready) -> None:
     worker = await ready(simulated_inter_token_s=0.05)
     long = await submit(store, chat(max_tokens=2000))
-    await running(store, long)
     short = await submit(store, chat(max_tokens=10))
-    await begun(store, short)
+    for job_id in (long, short):
+        await begun(store, job_id)
+    await at_work(store, long, short)
     (live,) = await store.workers()
     assert live["state"] == "ready"
 
