@@ -169,14 +169,19 @@ def stage_table(found: dict[str, Any]) -> str:
 
 
 def means_table(found: dict[str, Any]) -> str:
-    """What each of the means is worth. Bulk is compared with bulk alone on the stack with all of them."""
-    full = {kind: one["tokens_per_s"] for kind, one in found["all"]["bulk"].items()}
+    """What each of the means is worth. Bulk is compared with bulk on the stack with all of them: alone, or if that was not
+    measured, beside the same calls.
+    """
+    full = found["all"]["bulk"]
+    alone = all("tokens_per_s" in one for one in full.values())
     rows = []
     for name, measured in found.items():
         for kind, one in measured["bulk"].items():
             for load, row in one["beside"].items():
-                kept = row["others_per_s"] / full[kind]
-                row |= {"bulk_kept": kept, "bulk_net": kept / (1 - row["device_share"])}
+                whole = full[kind]
+                rate = whole["tokens_per_s"] if alone else whole["beside"][load]["others_per_s"]
+                kept = row["others_per_s"] / rate
+                row |= {"bulk_kept": kept, "bulk_net": kept / (1 - row["device_share"]) if alone else kept}
                 rows.append(
                     [
                         name,
@@ -190,8 +195,8 @@ def means_table(found: dict[str, Any]) -> str:
     load = next(iter(found["all"]["alone"]))
     said = (
         f"Without each of the means in turn, {load}, each on a stack of its own. "
-        "Ratios are against the calls alone on the same stack, and bulk's with bulk alone and all of the means."
-        + alone_rates(found["all"]["bulk"])
+        "Ratios are against the calls alone on the same stack, and bulk's with bulk "
+        f"{'alone' if alone else 'beside the same calls'} and all of the means." + alone_rates(found["all"]["bulk"])
     )
     head = [
         "with",

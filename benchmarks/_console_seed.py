@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

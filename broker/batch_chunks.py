@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.calls.batches import BatchHold, ChunkCommit, ChunkEnd, ChunkTake
 from broker.jobs import StorePart
 from jobs.batch_model import Counts

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from broker.acceptance import Acceptance
 from broker.attempts import Attempts
 from broker.db.calls import jobs as calls
+from broker.db.calls import reaping
 from broker.db.faults import Faults
 from broker.db.functions import Functions
 from broker.db.keys import Keys
@@ -132,7 +133,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts, Acceptance):
             interval_s: of rounds; nothing is done if another process's was less than half of it ago.
         """
         s = self._settings
-        call = calls.Reap(
+        call = reaping.Reap(
             lease_ttl_ms=self._lease_ttl_ms,
             interval_ms=int(interval_s * 1000),
             usual_gap_ms=int(5 * s.reap_interval_s * 1000),
@@ -164,6 +165,6 @@ class StorePart:
         self._call, self._execute = store.functions.call, store.execute
 
 
-def _reaped(answer: calls.Reaped) -> Reaped:
+def _reaped(answer: reaping.Reaped) -> Reaped:
     counts = (getattr(answer, name) for name in ("requeued", "failed", "expired", "retired", "due", "aged"))
     return Reaped(*counts, requeued_ids=tuple(answer.requeued_ids), failed_ids=tuple(answer.failed_ids))

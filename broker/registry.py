@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from broker.db.calls import workers as calls
-from broker.db.calls.jobs import Disown
+from broker.db.calls.attempts import Disown
 from broker.db.errors import RegistrationRefusedError
 from broker.db.functions import drop_libraries
 from broker.db.library import library

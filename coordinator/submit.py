@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -32,7 +35,15 @@ GENERATIONS = 5
 """Jobs of one chunk that may fail without a new row; then its other rows count as lost."""
 
 PER_WORKER = 2
-"""Chunks that are submitted at once for each live worker."""
+"""Chunks that are submitted at once for each live worker, at least."""
+
+MOST_PER_WORKER = 32
+"""The same, at most."""
+
+ROUNDS = 3
+"""Rows that are submitted at once, in slots of the live workers. The last rows of a chunk run for a while after all have
+started, and its job ends after them; so chunks with rows for every slot must be there besides.
+"""
 
 LIVE = {JobState.QUEUED, JobState.RUNNING}
 _RATE_S = 1.0
@@ -69,6 +80,23 @@ def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
     return make_job_id(batch.created_ms, hashlib.sha256(seed).digest()[:10])
 
 
+@dataclass(slots=True)
+class _Room:
+    """How many more chunks may be submitted: ``least`` of any size, and as many as have ``rows`` rows, up to ``most``."""
+
+    least: int
+    most: int
+    rows: int
+
+    @property
+    def left(self) -> bool:
+        return self.least > 0 or (self.most > 0 and self.rows > 0)
+
+    def take(self, rows: int) -> None:
+        """Count a chunk of so many rows."""
+        self.least, self.most, self.rows = self.least - 1, self.most - 1, self.rows - rows
+
+
 class Submitter:
     """Submits the chunks of one batch.
 
@@ -98,17 +126,16 @@ class Submitter:
         waiting = [
             again for number, chunk in opened.items() if (again := self._again(number, chunk, states[number]))
         ]
-        live = sum(state in LIVE for state in told)
+        live = [number for number in opened if states[number] in LIVE]
         self.running = JobState.RUNNING in told
         if batch.paused:
             return False
-        room = max(2, PER_WORKER * await self._workers(batch)) - live
-        fresh = range(batch.next_chunk, batch.chunks)
-        for number, generation in [*waiting, *((number, 1) for number in fresh[: max(0, room)])][
-            : max(0, room)
-        ]:
-            if not await self._submit(batch, number, generation):
+        room = await self._room(batch, live)
+        fresh = ((number, 1) for number in range(batch.next_chunk, batch.chunks))
+        for number, generation in itertools.chain(waiting, fresh):
+            if not room.left or not await self._submit(batch, number, generation):
                 break
+            room.take(self._plan[number].rows)
         return False
 
     async def _move(self, batch: Batch, opened: dict[int, OpenChunk], states: dict[int, str | None]) -> None:
@@ -152,8 +179,16 @@ class Submitter:
             await self._context.batches.step(batch, self._context.token, None, fields)
         return batch if lane is batch.lane else await self._context.batches.get(batch.id) or batch
 
-    async def _workers(self, batch: Batch) -> int:
-        return sum(batch.model in worker.get("models", ()) for worker in await self._context.store.workers())
+    async def _room(self, batch: Batch, live: Sequence[int]) -> _Room:
+        """Return the room for chunks beside those that are live."""
+        workers = [one for one in await self._context.store.workers() if batch.model in one.get("models", ())]
+        slots = sum(one.get("capacity") or 1 for one in workers)
+        room = _Room(
+            max(2, PER_WORKER * len(workers)), max(2, MOST_PER_WORKER * len(workers)), ROUNDS * slots
+        )
+        for number in live:
+            room.take(self._plan[number].rows)
+        return room
 
     async def _submit(self, batch: Batch, number: int, generation: int) -> bool:
         piece = self._plan[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.jobs import JobStore
 from jobs.model import JobError, Usage
 from jobs.states import JobState

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.files import FileStore
 from broker.jobs import JobStore
 from jobs.batch_model import File

@@ -8,22 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from api.admission.request_bodies import SCHEMAS
-from jobs.endpoints import (
-    CHAT,
-    CLASSIFY,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    DETOKENIZE,
-    EMBEDDINGS,
-    MESSAGES,
-    POOLING,
-    RERANK,
-    RESPONSES,
-    SCORE,
-    TOKENIZE,
-    TRANSCRIPTIONS,
-    TRANSLATIONS,
-)
+from jobs import endpoints as paths
 
 _OPENAI: Final = """metadata moderation prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier
     service_tier store stream_options"""
@@ -52,24 +37,24 @@ _AUDIO: Final = """chunking_strategy frequency_penalty hotwords include include_
     vllm_xargs watermarking"""
 
 _MORE: Final = {
-    CHAT: f"""{_OPENAI} {_VLLM} {_SAMPLING} {_TEMPLATE} audio documents function_call functions include_reasoning modalities
-        prediction return_prompt_text verbosity web_search_options""",
-    COMPLETIONS: f"{_OPENAI} {_VLLM} {_SAMPLING} best_of prompt_embeds",
-    EMBEDDINGS: _POOLED,
-    RESPONSES: f"""{_OPENAI} {_VLLM} access_programs background_options context_management enable_response_messages
+    paths.CHAT: f"""{_OPENAI} {_VLLM} {_SAMPLING} {_TEMPLATE} audio documents function_call functions include_reasoning
+        modalities prediction return_prompt_text verbosity web_search_options""",
+    paths.COMPLETIONS: f"{_OPENAI} {_VLLM} {_SAMPLING} best_of prompt_embeds",
+    paths.EMBEDDINGS: _POOLED,
+    paths.RESPONSES: f"""{_OPENAI} {_VLLM} access_programs background_options context_management enable_response_messages
         frequency_penalty ignore_eos image include include_reasoning logit_bias media_io_kwargs mm_processor_kwargs
         parallel_tool_calls presence_penalty previous_input_messages prompt reasoning seed skip_special_tokens stop
         stop_token_ids temperature text tool_choice top_k top_logprobs top_p truncation""",
-    MESSAGES: f"{_ANTHROPIC} {_VLLM}",
-    COUNT_TOKENS: f"""{_ANTHROPIC} {_VLLM} max_tokens metadata stop_sequences stream temperature top_k top_p""",
-    RERANK: f"{_POOLED} max_chunks_per_doc max_tokens_per_doc rank_fields return_documents",
-    SCORE: _POOLED,
-    CLASSIFY: _POOLED,
-    POOLING: _POOLED,
-    TOKENIZE: _TEMPLATE,
-    DETOKENIZE: "",
-    TRANSCRIPTIONS: _AUDIO,
-    TRANSLATIONS: _AUDIO,
+    paths.MESSAGES: f"{_ANTHROPIC} {_VLLM}",
+    paths.COUNT_TOKENS: f"""{_ANTHROPIC} {_VLLM} max_tokens metadata stop_sequences stream temperature top_k top_p""",
+    paths.RERANK: f"{_POOLED} max_chunks_per_doc max_tokens_per_doc rank_fields return_documents",
+    paths.SCORE: _POOLED,
+    paths.CLASSIFY: _POOLED,
+    paths.POOLING: _POOLED,
+    paths.TOKENIZE: _TEMPLATE,
+    paths.DETOKENIZE: "",
+    paths.TRANSCRIPTIONS: _AUDIO,
+    paths.TRANSLATIONS: _AUDIO,
 }
 """Those beside the fields whose types are checked."""
 

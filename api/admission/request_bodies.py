@@ -19,40 +19,24 @@ from api.admission.pooling_schema import (
 from api.admission.responses_schema import ResponsesRequest
 from api.admission.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from api.http.errors import invalid, validation_error
-from jobs.endpoints import (
-    CHAT,
-    CLASSIFY,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    DETOKENIZE,
-    EMBEDDINGS,
-    ENDPOINTS,
-    MESSAGES,
-    POOLING,
-    RERANK,
-    RESPONSES,
-    SCORE,
-    TOKENIZE,
-    TRANSCRIPTIONS,
-    TRANSLATIONS,
-    Endpoint,
-)
+from jobs import endpoints as paths
+from jobs.endpoints import ENDPOINTS, Endpoint
 
 SCHEMAS: dict[str, type[BaseModel]] = {
-    CHAT: ChatRequest,
-    COMPLETIONS: CompletionRequest,
-    EMBEDDINGS: EmbeddingRequest,
-    RESPONSES: ResponsesRequest,
-    MESSAGES: MessagesRequest,
-    COUNT_TOKENS: CountTokensRequest,
-    RERANK: RerankRequest,
-    SCORE: ScoreRequest,
-    CLASSIFY: ClassifyRequest,
-    POOLING: PoolingRequest,
-    TOKENIZE: TokenizeRequest,
-    DETOKENIZE: DetokenizeRequest,
-    TRANSCRIPTIONS: AudioRequest,
-    TRANSLATIONS: AudioRequest,
+    paths.CHAT: ChatRequest,
+    paths.COMPLETIONS: CompletionRequest,
+    paths.EMBEDDINGS: EmbeddingRequest,
+    paths.RESPONSES: ResponsesRequest,
+    paths.MESSAGES: MessagesRequest,
+    paths.COUNT_TOKENS: CountTokensRequest,
+    paths.RERANK: RerankRequest,
+    paths.SCORE: ScoreRequest,
+    paths.CLASSIFY: ClassifyRequest,
+    paths.POOLING: PoolingRequest,
+    paths.TOKENIZE: TokenizeRequest,
+    paths.DETOKENIZE: DetokenizeRequest,
+    paths.TRANSCRIPTIONS: AudioRequest,
+    paths.TRANSLATIONS: AudioRequest,
 }
 """The body of each endpoint."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from api.http.asgi import Header
 from api.http.errors import RETRY_WORKER_S, ApiError
 from api.http.shown import NOTHING, with_shown
-from broker.records import Ending
+from broker.endings import Ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Usage
 from jobs.states import JobState

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from api.http.job_end import usage_view
-from broker.records import Ending
+from broker.endings import Ending
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

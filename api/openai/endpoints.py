@@ -14,22 +14,8 @@ from api.http.openapi import body_docs, error_docs, streamed
 from api.openai.answer_schema import ANSWERS, EVENTS
 from api.openai.call import OpenAICall
 from api.services import Services
-from jobs.endpoints import (
-    CHAT,
-    CLASSIFY,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    DETOKENIZE,
-    EMBEDDINGS,
-    ENDPOINTS,
-    MESSAGES,
-    POOLING,
-    RERANK,
-    RESPONSES,
-    SCORE,
-    TOKENIZE,
-    Endpoint,
-)
+from jobs import endpoints as paths
+from jobs.endpoints import ENDPOINTS, Endpoint
 
 
 class OpenAIEndpoint(NamedTuple):
@@ -37,57 +23,59 @@ class OpenAIEndpoint(NamedTuple):
 
     Attributes:
         core: its path, its task, whether it streams, and the form of its ids.
-        operation: the id of its operation, for the OpenAPI document.
         schema: the model of its body.
+        operation: the id of its operation, for the OpenAPI document.
         example: a body, for the OpenAPI document.
     """
 
     core: Endpoint
-    operation: str
     schema: type[BaseModel]
+    operation: str
     example: dict[str, Any]
 
 
-_EXAMPLES: dict[str, dict[str, Any]] = {
-    CHAT: CHAT_EXAMPLE,
-    COMPLETIONS: {"model": "tiny-random", "prompt": "Once upon a time", "max_tokens": 32},
-    EMBEDDINGS: {"model": "tiny-embed", "input": ["Hello", "World"]},
-    MESSAGES: {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32},
-    COUNT_TOKENS: {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}]},
-    RERANK: {"model": "tiny-rerank", "query": "What is a penstock?", "documents": ["A pipe.", "A bird."]},
-    SCORE: {"model": "tiny-rerank", "text_1": "What is a penstock?", "text_2": ["A pipe.", "A bird."]},
-    CLASSIFY: {"model": "tiny-classify", "input": ["A pipe.", "A bird."]},
-    POOLING: {"model": "tiny-embed", "input": "Hello"},
-    TOKENIZE: {"model": "tiny-random", "prompt": "Hello"},
-    DETOKENIZE: {"model": "tiny-random", "tokens": [1, 2, 3]},
+_ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
+    paths.CHAT: ("createChatCompletion", CHAT_EXAMPLE),
+    paths.COMPLETIONS: (
+        "createCompletion",
+        {"model": "tiny-random", "prompt": "Once upon a time", "max_tokens": 32},
+    ),
+    paths.EMBEDDINGS: ("createEmbedding", {"model": "tiny-embed", "input": ["Hello", "World"]}),
+    paths.MESSAGES: (
+        "createMessage",
+        {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32},
+    ),
+    paths.COUNT_TOKENS: (
+        "countMessageTokens",
+        {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}]},
+    ),
+    paths.RERANK: (
+        "createRerank",
+        {"model": "tiny-rerank", "query": "What is a penstock?", "documents": ["A pipe.", "A bird."]},
+    ),
+    paths.SCORE: (
+        "createScore",
+        {"model": "tiny-rerank", "text_1": "What is a penstock?", "text_2": ["A pipe.", "A bird."]},
+    ),
+    paths.CLASSIFY: ("createClassification", {"model": "tiny-classify", "input": ["A pipe.", "A bird."]}),
+    paths.POOLING: ("createPooling", {"model": "tiny-embed", "input": "Hello"}),
+    paths.TOKENIZE: ("tokenize", {"model": "tiny-random", "prompt": "Hello"}),
+    paths.DETOKENIZE: ("detokenize", {"model": "tiny-random", "tokens": [1, 2, 3]}),
 }
+"""The id of each endpoint's operation, and an example of its body."""
 
-_OPERATIONS = {
-    CHAT: "createChatCompletion",
-    COMPLETIONS: "createCompletion",
-    EMBEDDINGS: "createEmbedding",
-    MESSAGES: "createMessage",
-    COUNT_TOKENS: "countMessageTokens",
-    RERANK: "createRerank",
-    SCORE: "createScore",
-    CLASSIFY: "createClassification",
-    POOLING: "createPooling",
-    TOKENIZE: "tokenize",
-    DETOKENIZE: "detokenize",
-}
-
-_OPENAIS = {CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES}
+_OPENAIS = {paths.CHAT, paths.COMPLETIONS, paths.EMBEDDINGS, paths.RESPONSES}
 
 OPENAI_ENDPOINTS = tuple(
-    OpenAIEndpoint(ENDPOINTS[path], _OPERATIONS[path], schema, _EXAMPLES[path])
+    OpenAIEndpoint(ENDPOINTS[path], schema, *_ROUTES[path])
     for path, schema in SCHEMAS.items()
-    if not ENDPOINTS[path].multipart and path != RESPONSES  # it has routes of its own: api/responses/
+    if not ENDPOINTS[path].multipart and path != paths.RESPONSES  # it has routes of its own: api/responses/
 )
 
 
 def register(router: APIRouter, services: Services) -> None:
     """Add a route for each endpoint."""
-    for core, operation, schema, example in OPENAI_ENDPOINTS:
+    for core, schema, operation, example in OPENAI_ENDPOINTS:
         call = OpenAICall(services, core)
         answered: dict[str, Any] = {"model": ANSWERS.get(core.path, dict[str, Any])}
         if core.streams:
@@ -111,4 +99,8 @@ def _summary(endpoint: Endpoint) -> str:
     name = endpoint.path.removeprefix("/v1/")
     if endpoint.path in _OPENAIS:
         return f"OpenAI {name}"
-    return f"Anthropic {name}" if endpoint.path in {MESSAGES, COUNT_TOKENS} else f"vLLM {name.strip('/')}"
+    return (
+        f"Anthropic {name}"
+        if endpoint.path in {paths.MESSAGES, paths.COUNT_TOKENS}
+        else f"vLLM {name.strip('/')}"
+    )

@@ -15,8 +15,8 @@ import msgspec
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result, worker_lost
 from api.http.shown import NOTHING, event_with_shown
+from broker.endings import Ending, decode_ending
 from broker.events.inbox import EventId
-from broker.records import Ending, decode_ending
 from jobs.states import JobState
 from jobs.stream_chunks import Frames, decode
 

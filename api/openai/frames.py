@@ -14,8 +14,8 @@ from api.http.job_end import ended_without_result, worker_lost
 from api.http.shown import NOTHING
 from api.http.sse import MERGE_ABOVE, Texts, merged
 from api.openai.closing import closes, closing, empty_like
+from broker.endings import Ending, decode_ending
 from broker.events.inbox import EventId
-from broker.records import Ending, decode_ending
 from jobs.states import JobState
 from jobs.stream_chunks import TEXT_KINDS
 

@@ -8,8 +8,8 @@ import msgspec
 
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result, worker_lost
+from broker.endings import Ending, decode_ending
 from broker.events.inbox import EventId
-from broker.records import Ending, decode_ending
 from jobs.anthropic import error_body
 from jobs.states import JobState
 from jobs.stream_chunks import Frames, decode

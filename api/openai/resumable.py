@@ -23,8 +23,8 @@ from api.openai.closing import closes, closing, empty_like
 from api.openai.event_frames import ENDS, ended, error_event, rendered
 from api.openai.frames import DONE
 from api.openai.message_frames import MESSAGE_ENDS
+from broker.endings import Ending, decode_ending
 from broker.events.inbox import EventId
-from broker.records import Ending, decode_ending
 from jobs.anthropic import error_body
 from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.states import JobState

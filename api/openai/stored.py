@@ -36,8 +36,8 @@ from api.openai.stored_view import (
     messages_page,
 )
 from api.services import Services
+from broker.endings import ending_of
 from broker.listing import Page
-from broker.records import ending_of
 from broker.sealing import RESULT
 from jobs.endpoints import CHAT
 from jobs.model import Job

@@ -16,8 +16,8 @@ from api.http.job_end import answer, ended_without_result, timing_headers
 from api.http.strict import shaped_whole
 from api.http.texts import shown_body
 from api.services import Services
+from broker.endings import Ending
 from broker.events.inbox import Inbox
-from broker.records import Ending
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState

@@ -13,8 +13,8 @@ from api.http.shown import NOTHING, with_shown
 from api.http.strict import shaped_whole
 from api.responses.history import job_id_of, response_id
 from api.services import Services
+from broker.endings import ending_of
 from broker.lookups import StoredResult
-from broker.records import ending_of
 from jobs.endpoints import RESPONSES
 from jobs.model import Job, JobSpec
 from jobs.states import JobState

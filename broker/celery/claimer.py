@@ -20,9 +20,9 @@ from typing import Any, Final, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from broker.attempts import Claim, claims_of
-from broker.db.calls.jobs import Claim as Call
-from broker.db.calls.jobs import Claimed
+from broker.claims import Claim, claims_of
+from broker.db.calls.attempts import Claim as Call
+from broker.db.calls.attempts import Claimed
 from broker.db.keys import Keys
 from broker.db.library import answer_to, library
 from broker.sealing import Sealer

@@ -20,8 +20,8 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from broker.attempts import Claim
 from broker.celery.claimer import Claimer
+from broker.claims import Claim
 from broker.db.faults import Faults, is_fault
 from broker.db.functions import is_missing, load_command
 from broker.db.sentinel import SyncMasterConnection, SyncTlsMasterConnection, client_options

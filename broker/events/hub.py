@@ -17,10 +17,10 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.db.errors import StoreUnavailableError
+from broker.endings import Ending, decode_ending, ending_of, ending_payload
 from broker.events.inbox import EventId, Inbox
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
-from broker.records import Ending, decode_ending, ending_of, ending_payload
 from jobs.model import Running, Succeeded
 from jobs.sealing import SealingError
 
@@ -173,7 +173,7 @@ class EventHub:
     ) -> AsyncGenerator[list[tuple[EventId, str]], None]:
         """Yield a job's events after a cursor, in order and each once, in groups; the last one is the end event.
 
-        The end event's payload may lack the result (see :func:`broker.records.decode_ending`). If Redis goes away
+        The end event's payload may lack the result (see :func:`broker.endings.decode_ending`). If Redis goes away
         meanwhile, the events continue when it is back.
 
         Args:

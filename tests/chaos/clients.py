@@ -16,12 +16,12 @@ from tests.chaos.ledger import TERMINAL, Ledger, Submission, Try
 from tests.chaos.stack import Stack
 from tests.chaos.streams import EventReader, text_of
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated.engine import SimulatedEngine
+from workers.engines.simulated.voice import Voice
 
 RETRY_S = 0.2
 MODELS = {"simulated": "simulated", "vllm": "tiny-random"}
 
-_voice = SimulatedEngine(SimulatedSettings())
+_voice = Voice(SimulatedSettings())
 
 
 class Clients:
@@ -50,7 +50,7 @@ class Clients:
         )
         model = MODELS[self.stack.engine]
         messages = json.dumps([{"role": "user", "content": f"{marker} says: what next?"}])
-        text = "".join(_voice._words(messages.encode(), tokens)) if model == "simulated" else None
+        text = "".join(_voice.words(messages.encode(), tokens)) if model == "simulated" else None
         sub = self.ledger.open(Submission(marker, kind, text))
         more = ', "stream": true' if stream else ""
         if text is None:

@@ -12,7 +12,12 @@ from workers.engines.vllm.quick_slots import quicken
 
 
 class Held(HeldOutputs, Scheduler):  # type: ignore[misc]
-    """For one step at a time."""
+    """For one step at a time. Two streams get lumps, as large as there are.
+
+    One alone gets none, as the engine compares the chunks of one when it starts.
+    """
+
+    many, stream_s = 2, 60.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -21,7 +26,9 @@ class Held(HeldOutputs, Scheduler):  # type: ignore[misc]
 
 
 class AsyncHeld(HeldOutputs, AsyncScheduler):  # type: ignore[misc]
-    """For asynchronous scheduling."""
+    """For asynchronous scheduling. Streams likewise."""
+
+    many, stream_s = 2, 60.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

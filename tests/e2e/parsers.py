@@ -48,7 +48,7 @@ async def parsing(
     other = VllmEngine(replace(settings, tool_call_parser=None, extra_args=more))
     shared: Any = engine
     other._llm = shared._llm
-    other._compact.taps = shared._compact.taps  # into which the engine client looks
+    other._front.compact.taps = shared._front.compact.taps  # into which the engine client looks
     await other._open(make_arg_parser(FlexibleArgumentParser()).parse_args(other._settings.argv()))
     async with (
         Frontend(other, other._settings) as frontend,

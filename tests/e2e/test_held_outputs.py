@@ -13,6 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from jobs.stream_chunks import Chunk, Frames, Text
 from tests.e2e.test_vllm_golden import CHAT, COMPLETIONS, REQUESTS, SAY, SCHEMA, TOOL, normal
 from tests.support import eventually
 from workers.engines.base import EngineRequest, Final
@@ -78,13 +79,37 @@ class Engine:
 
         front.process_outputs = counting
 
-    async def sent(self, job: str, *, outputs: int) -> None:
-        await eventually(lambda: self.outputs[f"chatcmpl-{job}"] >= outputs)
+    async def sent(self, job: str, *, outputs: int, prefix: str = "chatcmpl") -> None:
+        await eventually(lambda: self.outputs[f"{prefix}-{job}"] >= outputs)
 
     async def run(self, job: str, endpoint: str, body: dict[str, Any]) -> Final:
         content = json.dumps({"model": "tiny-random", "temperature": 0, **body}).encode()
         final: Final = await self.engine.run(EngineRequest(job, endpoint, content), lambda _: None)
         return final
+
+    async def streamed(self, job: str, endpoint: str, body: dict[str, Any]) -> tuple[str, Final]:
+        """Run a stream; return its text beside its end."""
+        content = json.dumps({"model": "tiny-random", "temperature": 0, **body, "stream": True}).encode()
+        texts: list[str] = []
+
+        def emit(chunk: Chunk) -> None:
+            texts.append(text_of(chunk))
+
+        request = EngineRequest(job, endpoint, content, stream=True)
+        final: Final = await self.engine.run(request, emit)
+        return "".join(texts), final
+
+
+def text_of(chunk: Chunk) -> str:
+    """Return what a chunk says."""
+    if isinstance(chunk, Text):
+        return chunk.text
+    choices = (
+        [one for frame in chunk.frames for one in json.loads(frame)["choices"]]
+        if isinstance(chunk, Frames)
+        else []
+    )
+    return "".join(one["text"] if "text" in one else one["delta"].get("content") or "" for one in choices)
 
 
 @pytest_asyncio.fixture(
@@ -122,6 +147,48 @@ async def test_many_tokens_are_few_outputs(held: Engine) -> None:
     assert held.tokens["chatcmpl-job_few"] == held.tokens["chatcmpl-job_many"] == 100
     assert held.outputs["chatcmpl-job_many"] == 100
     assert held.outputs["chatcmpl-job_few"] < 20
+
+
+@pytest.mark.parametrize("name", ["long", "one token", "seeded", "completion", "special tokens"])
+async def test_a_stream_in_lumps_says_the_same(held: Engine, name: str) -> None:
+    endpoint, body = SHAPES[name]
+    (text, lumps), _ = await asyncio.gather(
+        held.streamed("job_same", endpoint, body), held.streamed("job_beside", endpoint, body)
+    )
+    same, plain = await held.streamed("job_same", endpoint, {**body, "stop": ["\u0001never"]})
+    assert text == same
+    assert normal(lumps.body.decode()) == normal(plain.body.decode())
+    assert (lumps.status, lumps.usage) == (plain.status, plain.usage)
+
+
+async def test_two_streams_in_lumps_have_few_outputs_and_one_has_many(held: Engine) -> None:
+    for streams in (2, 1):
+        held.outputs.clear()
+        held.tokens.clear()
+        await asyncio.gather(
+            *(held.streamed(f"job_lumps_{n}", *SHAPES["completion"]) for n in range(streams))
+        )
+        assert list(held.tokens.values()) == [100] * streams
+        assert (held.outputs.total() < 40) is (streams == 2)
+
+
+async def test_an_aborted_stream_loses_none_of_its_tokens(held: Engine) -> None:
+    body = {"prompt": "The river", "max_tokens": 900, "ignore_eos": True}
+    whole, _ = await held.streamed("job_whole", COMPLETIONS, {**body, "max_tokens": 500})
+    beside = asyncio.create_task(held.streamed("job_beside", COMPLETIONS, body))
+    for attempt in range(TRIES):
+        job = f"job_stream_{attempt}"
+        task = asyncio.create_task(held.streamed(job, COMPLETIONS, body))
+        await held.sent(f"{job}-0", outputs=3, prefix="cmpl")
+        await held.engine.abort(job)
+        text, final = await asyncio.wait_for(task, 10)
+        assert final.usage is not None
+        assert final.usage.completion_tokens > LUMP_TOKENS
+        assert text
+        assert whole.startswith(text)
+        assert json.loads(final.body)["choices"][0]["text"] == text
+    await held.engine.abort("job_beside")
+    await beside
 
 
 @pytest.mark.parametrize("more", [{}, {"n": 2, "temperature": 0.8, "seed": 7}])

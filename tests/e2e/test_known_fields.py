@@ -7,41 +7,26 @@ import importlib
 import pytest
 
 from api.admission.known_fields import KNOWN_FIELDS
-from jobs.endpoints import (
-    CHAT,
-    CLASSIFY,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    DETOKENIZE,
-    EMBEDDINGS,
-    MESSAGES,
-    POOLING,
-    RERANK,
-    RESPONSES,
-    SCORE,
-    TOKENIZE,
-    TRANSCRIPTIONS,
-    TRANSLATIONS,
-)
+from jobs import endpoints as paths
 
 REQUESTS: dict[str, tuple[str, str]] = {
-    CHAT: ("openai.chat_completion", "ChatCompletionRequest"),
-    COMPLETIONS: ("openai.completion", "CompletionRequest"),
-    RESPONSES: ("openai.responses", "ResponsesRequest"),
-    MESSAGES: ("anthropic", "AnthropicMessagesRequest"),
-    COUNT_TOKENS: ("anthropic", "AnthropicCountTokensRequest"),
-    EMBEDDINGS: ("pooling.embed", "EmbeddingChatRequest EmbeddingCompletionRequest"),
-    CLASSIFY: ("pooling.classify", "ClassificationChatRequest ClassificationCompletionRequest"),
-    POOLING: ("pooling.pooling", "PoolingChatRequest PoolingCompletionRequest IOProcessorRequest"),
-    RERANK: ("pooling.scoring", "RerankRequest"),
-    SCORE: (
+    paths.CHAT: ("openai.chat_completion", "ChatCompletionRequest"),
+    paths.COMPLETIONS: ("openai.completion", "CompletionRequest"),
+    paths.RESPONSES: ("openai.responses", "ResponsesRequest"),
+    paths.MESSAGES: ("anthropic", "AnthropicMessagesRequest"),
+    paths.COUNT_TOKENS: ("anthropic", "AnthropicCountTokensRequest"),
+    paths.EMBEDDINGS: ("pooling.embed", "EmbeddingChatRequest EmbeddingCompletionRequest"),
+    paths.CLASSIFY: ("pooling.classify", "ClassificationChatRequest ClassificationCompletionRequest"),
+    paths.POOLING: ("pooling.pooling", "PoolingChatRequest PoolingCompletionRequest IOProcessorRequest"),
+    paths.RERANK: ("pooling.scoring", "RerankRequest"),
+    paths.SCORE: (
         "pooling.scoring",
         "ScoreTextRequest ScoreDataRequest ScoreQueriesDocumentsRequest ScoreQueriesItemsRequest",
     ),
-    TOKENIZE: ("serve.tokenize", "TokenizeChatRequest TokenizeCompletionRequest"),
-    DETOKENIZE: ("serve.tokenize", "DetokenizeRequest"),
-    TRANSCRIPTIONS: ("speech_to_text.transcription", "TranscriptionRequest"),
-    TRANSLATIONS: ("speech_to_text.translation", "TranslationRequest"),
+    paths.TOKENIZE: ("serve.tokenize", "TokenizeChatRequest TokenizeCompletionRequest"),
+    paths.DETOKENIZE: ("serve.tokenize", "DetokenizeRequest"),
+    paths.TRANSCRIPTIONS: ("speech_to_text.transcription", "TranscriptionRequest"),
+    paths.TRANSLATIONS: ("speech_to_text.translation", "TranslationRequest"),
 }
 """Packages below ``vllm.entrypoints``, and the classes of their ``protocol``."""
 

@@ -156,7 +156,8 @@ async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_engin
     assert again != core
 
 
-async def test_importing_the_module_is_cheap() -> None:
-    source = Path(__file__).parents[2] / "workers/engines/vllm/engine.py"
+@pytest.mark.parametrize("module", ["engine", "front"])
+async def test_importing_the_module_is_cheap(module: str) -> None:
+    source = Path(__file__).parents[2] / "workers/engines/vllm" / f"{module}.py"
     tops = [line for line in source.read_text().splitlines() if line.startswith(("import ", "from "))]
     assert not [line for line in tops if line.split()[1].split(".")[0] in {"vllm", "torch"}]

@@ -105,7 +105,7 @@ async def both_ways(
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.outputs import CompletionOutput, RequestOutput
 
-    serving, compact = engine._app.state.openai_serving_chat, engine._compact
+    serving, compact = engine._front.app.state.openai_serving_chat, engine._front.compact
     tokenizer = engine._llm.tokenizer
     parsed_body = ChatCompletionRequest.model_validate({**body, "request_id": "job_1"})
     kwargs = serving._effective_chat_template_kwargs(parsed_body)
@@ -214,7 +214,7 @@ async def test_a_parser_that_fails_ends_its_request_alone(
     parsed: Parsing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine: Any = parsed.engine
-    parser, turns = engine._app.state.openai_serving_chat.parser_cls, count()
+    parser, turns = engine._front.app.state.openai_serving_chat.parser_cls, count()
     original = parser.parse_delta
 
     def fails(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -97,7 +97,7 @@ async def test_requests_cancelled_at_any_moment_leave_nothing(vllm_engine: Engin
 
 async def nothing_is_left(engine: Engine) -> None:
     """See that neither vLLM's side nor ours knows of any request, and that the slots take new ones."""
-    llm, taps = engine._llm, engine._compact.taps  # type: ignore[attr-defined]
+    llm, taps = engine._llm, engine._front.compact.taps  # type: ignore[attr-defined]
     outputs = llm.output_processor
     await eventually(lambda: not outputs.has_unfinished_requests(), timeout_s=10)
     assert (outputs.request_states, dict(outputs.external_req_ids), outputs.parent_requests, taps) == (

@@ -31,7 +31,7 @@ async def test_a_call_passes_a_burst_of_bulk(
     paced_engine: Any, monkeypatch: pytest.MonkeyPatch, words: int
 ) -> None:
     """A short one does not even wait for the renderer's thread."""
-    llm, way, added = paced_engine._llm, paced_engine._way, []
+    llm, way, added = paced_engine._llm, paced_engine._front.way, []
     renderer, add, go = llm.renderer._executor, llm.add_request, threading.Event()
 
     async def add_request(request_id: str, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.failures import FailureCode

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.jobs import JobStore
 from broker.registry import Runs
 from broker.settings import BrokerSettings

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from broker.acceptance import Accepted
-from broker.db.calls import jobs as calls
+from broker.db.calls.base import TOGETHER
 from broker.db.errors import OverQuotaError, StoreFaultError
 from broker.jobs import JobStore
 from broker.tenants import TenantStore
@@ -47,7 +47,7 @@ async def test_what_a_quota_lets_through_is_let_through_and_no_more(store: JobSt
     await tenants.change("b", {"tokens_per_minute": 300})
     before = await sent(store)
     answers = await accept_all(store, [job("a" if number % 2 else "b") for number in range(2 * COUNT)])
-    assert await sent(store) - before == 2 * COUNT // calls.TOGETHER
+    assert await sent(store) - before == 2 * COUNT // TOGETHER
     b, a = answers[::2], answers[1::2]
     assert [one.rates.requests.remaining for one in a if not isinstance(one, Exception)] == [
         *range(29, 9, -1)
@@ -77,7 +77,7 @@ async def test_what_jobs_used_is_counted_and_settled_once_each(
         for number, claim in enumerate(claims)
     )
     assert await asyncio.gather(*ends) == [True] * COUNT
-    assert await sent(store) - before == -(-COUNT // calls.TOGETHER)
+    assert await sent(store) - before == -(-COUNT // TOGETHER)
     completion = sum(range(COUNT))
     assert (await tenants.used("a")).tokens_today == COUNT * 10 + completion
     total = sum((await tallies(store)).values(), Tally())

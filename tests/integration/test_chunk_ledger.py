@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
 from broker.batch_steps import BatchSteps
 from broker.batches import BatchSpec
+from broker.claims import Claim
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tenants import TenantStore

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.stream_chunks import Frames, Head, Text
 from tests.apiserver import ApiServer
 from tests.integration.test_api_jobs import INPUT

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
 from broker.tenants import TenantStore

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
+from broker.endings import decode_ending
 from broker.events.hub import PAGE, EventHub, parse_cursor
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
-from broker.records import decode_ending
 from broker.settings import BrokerSettings
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState

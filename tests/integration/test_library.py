@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from broker.db.calls import jobs as calls
+from broker.db.calls import attempts as calls
 from broker.db.calls.base import Call
+from broker.db.calls.jobs import Watch
 from broker.db.calls.workers import Heartbeat
 from broker.db.client import connect
 from broker.db.errors import StoreFaultError
@@ -83,7 +84,7 @@ async def test_an_answer_that_cannot_be_read_is_one_calls_fault(store: JobStore)
 
     job_id = (await store.accept(spec())).id
     bad = store.functions.submit(Cancel(id=job_id, retention_ms=1000))
-    good = store.functions.submit(calls.Watch(id=job_id, sink="api-1"))
+    good = store.functions.submit(Watch(id=job_id, sink="api-1"))
     with pytest.raises(StoreFaultError, match="cancel"):
         await bad
     assert (await good)[0] == "cancelled"

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.coordinators import Coordinators
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.jobs import JobStore
 from jobs.lanes import Lane
 from jobs.states import JobState

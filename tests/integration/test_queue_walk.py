@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from broker.attempts import Claim, claims_of
-from broker.db.calls.jobs import Claim as ClaimCall
+from broker.claims import Claim, claims_of
+from broker.db.calls.attempts import Claim as ClaimCall
 from broker.db.errors import QueueFullError
 from broker.jobs import JobStore
 from broker.rollouts import Rollouts

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.errors import OverQuotaError
 from broker.jobs import JobStore
 from broker.large_bodies import Stored

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from tests.integration.test_responses import answer, client, ident, worker

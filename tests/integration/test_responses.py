@@ -12,7 +12,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.settings import BrokerSettings
 from jobs.endpoints import RESPONSES
 from jobs.failures import FailureCode

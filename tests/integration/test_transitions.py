@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.attempts import Claim
-from broker.db.calls import jobs as calls
+from broker.claims import Claim
+from broker.db.calls import attempts as calls
 from broker.db.errors import IdempotencyConflictError, QueueFullError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.attempts import Claim
-from broker.db.calls.jobs import Finish
+from broker.claims import Claim
+from broker.db.calls.attempts import Finish
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.usage import Row, Tally, UsageStore

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.stream_chunks import Frames

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 from workers.admission.pace import Pace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.registry import Runs
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane

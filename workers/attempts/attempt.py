@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.states import JobState
 from workers.attempts.reasons import StopReason
 from workers.attempts.spans import NO_SPANS, AttemptSpans

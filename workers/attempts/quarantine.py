@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.attempts import Claim
+from broker.claims import Claim
 
 
 class Quarantine:

@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
-from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
+from broker.claims import Claim
 from jobs.endpoints import CHUNK_ENDPOINT, task_of
 from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext

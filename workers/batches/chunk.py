@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
+from broker.claims import Claim
 from broker.db.errors import StoreError, StoreUnavailableError
 from jobs.batches import new_writer
 from jobs.model import Usage

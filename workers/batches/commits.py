@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
+from broker.claims import Claim
 from broker.db.errors import StoreError, StoreUnavailableError
 from jobs.batch_keys import part_key
 from jobs.batch_model import Counts

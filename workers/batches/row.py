@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
-from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
+from broker.claims import Claim
 from broker.db.errors import StoreUnavailableError
 from jobs.answers import failure_body
 from jobs.batch_rows import Row

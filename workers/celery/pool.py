@@ -20,8 +20,8 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
 
-from broker.attempts import Claim
 from broker.celery.claimer import Claimer, Room
+from broker.claims import Claim
 from jobs.lanes import Lane
 from jobs.states import JobState
 from monitoring import failpoints

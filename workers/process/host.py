@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any
@@ -14,13 +14,12 @@ from typing import Any
 import structlog
 
 from broker.adapters import Adapters
-from broker.attempts import Claim
+from broker.claims import Claim
 from broker.db.client import connect
 from broker.db.errors import StoreError
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
-from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
@@ -42,9 +41,11 @@ from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
 from workers.process.parts import Parts
-from workers.process.pod_cost import LEAVING, Cluster, PodCost, cost_of
+from workers.process.pod_cost import Cluster, PodCost
+from workers.process.record import Record
 from workers.process.registration import description
 from workers.process.reloads import Reloads
+from workers.process.tasks import Tasks
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 from workers.swapping.boarding import board, load_under, member_for
@@ -97,13 +98,11 @@ class EngineHost:
         self._tracer = Tracer()
         self._lease: Lease | None = None
         self._adapters: AdapterPool | None = None
-        self._services: list[asyncio.Task[None]] = []
-        self._jobs: set[asyncio.Task[Outcome]] = set()
-        self._errands: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self.ending)
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
         self._boarding: asyncio.Task[None] | None = None
-        self._closing = self._engine_lost = False
+        self._engine_lost = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
 
@@ -148,26 +147,14 @@ class EngineHost:
     # ---- on the loop -------------------------------------------------------------------------------------------
 
     def _spawn(self, claim: Claim, asked_ns: int, done: Callable[[Outcome | BaseException], None]) -> None:
-        def settle(task: asyncio.Task[Outcome]) -> None:
-            self._jobs.discard(task)
-            done(Outcome(None, "abandoned") if task.cancelled() else task.exception() or task.result())
-
-        task = asyncio.get_running_loop().create_task(self._runner.run(claim, asked_ns))
-        self._jobs.add(task)
-        task.add_done_callback(settle)
+        self._tasks.run_job(self._runner.run(claim, asked_ns), done)
 
     def _give_back(self, job_ids: Sequence[str]) -> None:
         async def disown() -> None:
             with suppress(StoreError):  # the heartbeat finds them, too
                 await self._store.disown(self.worker, job_ids)
 
-        self._run_errand(disown())
-
-    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
-        """Run what ends by itself, until the worker ends."""
-        task = asyncio.get_running_loop().create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        self._tasks.run_errand(disown())
 
     def _known(self) -> frozenset[str]:
         """Return the jobs that this worker knows as its own."""
@@ -205,6 +192,19 @@ class EngineHost:
         facts = description(s, self.engine, self._device, parts.capacity, parts.lanes.ceiling)
         started = {"started_at": time.time(), "start_s": round(time.monotonic() - self._made_at, 1)}
         self.info = facts | started | info()
+        record = Record(
+            self.info,
+            self.engine,
+            store,
+            gate=gate,
+            runner=self._runner,
+            ending=self.ending,
+            reloads=self._reloads,
+            gpus=self.gpus,
+            adapters=self._adapters,
+            member=self._member,
+            swap_group=s.swap_group,
+        )
         self._lease = lease = Lease(
             store,
             self.worker,
@@ -214,7 +214,7 @@ class EngineHost:
             runner=self._runner,
             ending=self.ending,
             metrics=self._metrics,
-            state=self._state,
+            state=record.now,
             known=self._known,
             look=None if self._member is None else self._member.look,
             on_adapters=self._adapters.changed if self._adapters else lambda _: None,
@@ -231,7 +231,7 @@ class EngineHost:
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
         if s.pod_deletion_cost is not None:
-            services["pod cost"] = PodCost(s.pod_deletion_cost, self._cost, Cluster.found()).run()
+            services["pod cost"] = PodCost(s.pod_deletion_cost, record.cost, Cluster.found()).run()
         if (group := group_of(s)) is not None:
             services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
         effects = Effects(
@@ -250,7 +250,7 @@ class EngineHost:
             self._member.boarded()
             services["swap member"] = self._member.run(effects)
         if s.adapters:
-            self._run_errand(
+            self._tasks.run_errand(
                 take_over(
                     s.adapters,
                     s.pool,
@@ -263,50 +263,12 @@ class EngineHost:
             )
         if self._adapters is not None:
             services["adapters"] = self._adapters.keep()
-        self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
-        for task in self._services:
-            task.add_done_callback(self._on_service_end)
+        self._tasks.serve(services)
 
     def _on_engine_death(self, message: str) -> None:
         self._engine_lost = True
         self._runner.stop_all(StopReason.ENGINE_DEAD)
         self.ending.die(f"the engine died: {message}")
-
-    def _on_service_end(self, task: asyncio.Task[None]) -> None:
-        """End a worker that has lost one of them: it works without none."""
-        if self._closing or self.ending.reason is not None:
-            return
-        error = None if task.cancelled() else task.exception()
-        log.error("task_ended", task=task.get_name(), error=repr(error))
-        self.ending.die(f"the {task.get_name()} ended: {error!r}")
-
-    def _state(self) -> dict[str, Any]:
-        stats, member = self.engine.stats(), self._member
-        state = WorkerState.READY if member is None else member.state
-        if self._reloads.busy and state is WorkerState.READY:
-            state = WorkerState.WAKING
-        return self.info | {
-            **self._reloads.said,
-            "state": WorkerState.DRAINING if self.ending.begun else state,
-            **({} if member is None else {"wake_ms": member.wake_ms, "swap_group": self.settings.swap_group}),
-            "running": self._runner.running,
-            "chunks": sum(self.gate.chunks()),
-            "rows": self.gate.running_rows,
-            "engine_running": stats.running,
-            "engine_waiting": stats.waiting,
-            "kv_cache_usage": stats.kv_cache_usage,
-            "engine_priority": self.engine.priority().value,
-            "gpus": self.gpus.facts,
-            "shares_storage": self._store.large.shared,
-            **(self._adapters.state() if self._adapters else {}),
-            **self._runner.accounts.pulse.read(stats.generated),
-        }
-
-    def _cost(self) -> int:
-        if self.ending.begun:
-            return LEAVING
-        running = self._runner.running - sum(self.gate.chunks()) + self.gate.running_rows
-        return cost_of(running, self.info["capacity"])
 
     def _announce(self) -> None:
         if self._lease is not None:
@@ -318,13 +280,13 @@ class EngineHost:
         self._runner.stop_all(StopReason.ENGINE_DEAD if died else StopReason.RELEASED)
 
     async def _close(self) -> None:
-        self._closing = True
-        if self._jobs:
-            log.warning("jobs_abandoned", jobs=len(self._jobs))
+        self._tasks.closing = True
+        if self._tasks.jobs:
+            log.warning("jobs_abandoned", jobs=len(self._tasks.jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
         died = self._adapters is not None and await self._engine_has_died()
         boarding = [] if self._boarding is None else [self._boarding]
-        await _cancel([*boarding, *self._jobs, *self._errands, *self._services])
+        await self._tasks.cancel(*boarding)
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files
@@ -362,12 +324,3 @@ class EngineHost:
         if self._lease is not None:
             await self._lease.end(abandoned)
             await self._store.aclose()
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: a task may survive its first cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)

@@ -29,6 +29,9 @@ KEEPS: Final = ("allow-oom",)
 READS: Final = ("no-writes",)
 """Writes nothing, so a replica may run it."""
 
+TOGETHER: Final = 16
+"""Jobs that one command accepts or ends. It holds the server up by less than a millisecond."""
+
 
 class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
     """A call of one function, which answers with the type that the class names.

@@ -38,7 +38,7 @@ from broker.db.errors import (
     TooManyWebhooksError,
     UnfinishedError,
 )
-from broker.records import Ending
+from broker.endings import Ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Timings
 from jobs.sealing import DamagedError, SealingError, UnknownKeyError

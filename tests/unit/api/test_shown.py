@@ -6,7 +6,7 @@ from api.http.job_end import answer
 from api.http.shown import event_with_shown, with_shown
 from api.jobs.view import job_view
 from api.openai.frames import OpenAIStream
-from broker.records import Ending
+from broker.endings import Ending
 from jobs.lanes import Lane
 from jobs.model import Job, Succeeded, Timings
 from jobs.states import JobState

@@ -113,3 +113,24 @@ def test_means_without_a_setting_are_taken_out_of_a_process() -> None:
         check=True,
     )
     assert done.stdout.split() == ["now", "100", "False", "True", "False"]
+
+
+@pytest.mark.parametrize(("alone", "kept"), [({"tokens_per_s": 200.0}, "0.50"), ({}, "0.80")])
+def test_means_are_compared_with_bulk_alone_or_else_beside_the_same_calls(
+    alone: dict[str, float], kept: str
+) -> None:
+    ttft = {"p50": 10.0, "p95": 20.0, "p99": 30.0}
+
+    def stack(others_per_s: float) -> dict[str, object]:
+        row: dict[str, object] = {
+            "calls": 9,
+            "ttft_ms": ttft,
+            "others_per_s": others_per_s,
+            "device_share": 0.0,
+        }
+        row["ratio"] = {"p50": 1.0, "p99": 1.0}
+        return {"alone": {"15/s": {"ttft_ms": ttft}}, "bulk": {"equal": {"beside": {"15/s": row}} | alone}}
+
+    found = {"all": stack(125.0), "without pace": stack(100.0)}
+    page = importlib.import_module("_bulk_tables").means_table(found)
+    assert f"| {kept} |" in page.splitlines()[-1]

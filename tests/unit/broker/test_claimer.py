@@ -9,8 +9,8 @@ import pytest
 
 from broker.celery import claimer as module
 from broker.celery.claimer import MOST_BULK, Claimer, Room
-from broker.db.calls.jobs import Claim as Call
-from broker.db.calls.jobs import Claimed, ClaimedJob
+from broker.db.calls.attempts import Claim as Call
+from broker.db.calls.attempts import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
 from broker.sealing import Sealer

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import broker
+from broker.db.calls.attempts import Claim
 from broker.db.calls.base import KEEPS, READS, WRITES
-from broker.db.calls.jobs import Accept, Claim
+from broker.db.calls.jobs import Accept
 from broker.db.keys import _TEMPLATES
 from broker.db.library import PREFIX, answer_to, functions, library
 from jobs import batches, states

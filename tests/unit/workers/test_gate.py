@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.attempts import Claim
+from broker.claims import Claim
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import EngineStats
 from jobs.lanes import Lane

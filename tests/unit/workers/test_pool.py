@@ -10,9 +10,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from broker.attempts import Claim
 from broker.celery.claimer import Claimer, Room
-from broker.db.calls.jobs import Claimed, ClaimedJob
+from broker.claims import Claim
+from broker.db.calls.attempts import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
 from broker.sealing import Sealer

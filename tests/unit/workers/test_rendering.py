@@ -282,10 +282,10 @@ async def test_outside_of_a_request_nothing_happens() -> None:
 async def test_a_job_that_waits_is_not_the_cause_of_the_engines_death() -> None:
     engine: Any = VllmEngine(VllmSettings(model="any"))
     engine._llm = llm = SimpleNamespace(errored=False)
-    async with engine._way.taken(BULK), engine._way.taken(BULK):
+    async with engine._front.way.taken(BULK), engine._front.way.taken(BULK):
         request = EngineRequest("waits", "/v1/completions", b"{}", priority=BULK)
         waits = asyncio.create_task(engine.run(request, lambda chunk: None))
-        await eventually(lambda: engine._way._free._waiters)
+        await eventually(lambda: engine._front.way._free._waiters)
         llm.errored = True
     with pytest.raises(EngineDeadError) as died:
         await waits

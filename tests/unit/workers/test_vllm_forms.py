@@ -30,11 +30,11 @@ async def _echo(request: Request) -> JSONResponse:
 @pytest.mark.parametrize(("adapter", "model"), [(None, "sql"), (VERSION, "sql@version:0123")])
 async def test_a_form_names_the_version_of_its_adapter(adapter: Path | None, model: str) -> None:
     engine: Any = VllmEngine(VllmSettings("m"))
-    engine._app = Starlette(routes=[Route(TRANSCRIPTIONS, _echo, methods=["POST"])])
+    engine._front.app = Starlette(routes=[Route(TRANSCRIPTIONS, _echo, methods=["POST"])])
     engine._llm = SimpleNamespace(errored=False)
     served = SimpleNamespace(model_name=lambda _: "m")
-    engine._adapters = VllmAdapters(engine._llm, served, engine.run, [TRANSCRIPTIONS])
-    engine._adapters._loaded[VERSION] = SimpleNamespace(lora_name="sql@version:0123")
+    engine._front.adapters = VllmAdapters(engine._llm, served, engine.run, [TRANSCRIPTIONS])
+    engine._front.adapters._loaded[VERSION] = SimpleNamespace(lora_name="sql@version:0123")
     request = EngineRequest(
         "r", TRANSCRIPTIONS, b'{"model":"sql"}', adapter=adapter, upload=Upload("a.wav", b"x")
     )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import structlog
 
 from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.facts import EnginePriority, EngineStats
-from jobs.floats import read_float
 from workers.engines.base import (
     AdapterBrokenError,
     Emit,
@@ -30,6 +29,8 @@ from workers.engines.base import (
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
+from workers.engines.openai.body import Given, prepare
+from workers.engines.openai.models import models_of
 from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_priority, learn_field
 from workers.engines.priority import report_priority, with_priority
 from workers.engines.salt import blames_salt, with_salt
@@ -47,16 +48,7 @@ _NO_SERVER = (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, L
 _SILENT_S = 60.0
 """Seconds without a word from a server that takes connections and has none of our requests, after which it is gone."""
 
-_decode = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What we add to a body: the priority, and the salt of a tenant; None: not."""
-
-    priority: int | None
-    salt_for: str | None
 
 
 class OpenAIEngine:
@@ -96,7 +88,8 @@ class OpenAIEngine:
             ),
         )
         try:
-            self._models = await self._ask_models()
+            answer = await self._get("/v1/models", settings.start_timeout_s)
+            self._models = models_of(settings, *answer)
             self._priority = await learn_field(self._ask, self._models[0].name, settings.endpoints)
         except BaseException as error:  # a cancelled start, too, leaves nothing open
             await self.stop()
@@ -105,24 +98,6 @@ class OpenAIEngine:
             why = str(error) or type(error).__name__
             msg = f"no OpenAI-compatible server answers at {settings.base_url}: {why}"
             raise EngineStartError(msg) from error
-
-    async def _ask_models(self) -> tuple[ModelInfo, ...]:
-        settings = self._settings
-        status, body = await self._get("/v1/models", settings.start_timeout_s)
-        if status != 200:
-            hint = "; check the API key" if status in {401, 403} else ""
-            raise EngineStartError(f"{settings.base_url} answers GET /v1/models with status {status}{hint}")
-        cards = _decode(body)["data"]
-        if settings.models:
-            cards = [card for card in cards if card["id"] in settings.models]
-            missing = set(settings.models) - {card["id"] for card in cards}
-            if missing:
-                raise EngineStartError(f"{settings.base_url} does not serve {', '.join(sorted(missing))}")
-        if not cards:
-            raise EngineStartError(f"{settings.base_url} serves no model")
-        return tuple(
-            ModelInfo(card["id"], card, settings.endpoints, card.get("max_model_len")) for card in cards
-        )
 
     async def _get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s), self._client().get(self._base + path) as response:
@@ -193,7 +168,7 @@ class OpenAIEngine:
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         asked, ours, hide_usage = None, False, True
         if request.upload is None:
-            raw, hide_usage = _prepare(request)
+            raw, hide_usage = prepare(request)
             body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
         else:
             form, asked = form_for(request, request.upload)
@@ -318,32 +293,3 @@ class OpenAIEngine:
         http, self._http = self._http, None
         if http is not None:
             await http.close()
-
-
-def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
-    """Return the body to send, and whether the usage chunk must be kept from the client.
-
-    Usage is always asked for with a stream of chunks: it must be exact, and only the server knows it. Events end with it.
-    """
-    raw, form = request.body, ENDPOINTS[request.endpoint].streams
-    stream = request.stream and form is not None
-    if not stream and b'"stream' not in raw:
-        return raw, False
-    try:
-        body = _decode(raw)
-    except msgspec.DecodeError:
-        return raw, False  # the server says what is wrong with it
-    if not isinstance(body, dict):
-        return raw, False
-    if not stream:
-        if body.pop("stream", None):
-            body.pop("stream_options", None)
-        return _encode(body), False
-    body["stream"] = True
-    if form == "events":
-        return _encode(body), False
-    options = body.get("stream_options")
-    asked = isinstance(options, dict) and bool(options.get("include_usage"))
-    if not asked and (options is None or isinstance(options, dict)):
-        body["stream_options"] = {**(options or {}), "include_usage": True}
-    return _encode(body), not asked

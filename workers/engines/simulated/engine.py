@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import hashlib
-import heapq
-import itertools
 import time
 import zlib
 from pathlib import Path
@@ -26,16 +21,10 @@ from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import event_shapes, shapes
 from workers.engines.simulated.adapters import SimulatedAdapters
 from workers.engines.simulated.journal import Journal
+from workers.engines.simulated.places import Places
 from workers.engines.simulated.pooled import Pooled, RefusedError
 from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
-
-_TEXT = """
-water falls through the gate and turns a wheel that lights every window in town while rain fills lakes
-above valley walls so nobody waits long for power or bread at night when rivers run low engines hum
-"""
-
-_WORDS = tuple(f" {word}" for word in _TEXT.split())
-
+from workers.engines.simulated.voice import Voice
 
 _ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), tool_parser="simulated")
 """It looks at no image, schema or tool, and refuses none: so it does not say how many it takes."""
@@ -62,9 +51,8 @@ class SimulatedEngine:
 
     def __init__(self, settings: SimulatedSettings) -> None:
         self._settings = settings
-        self._running = 0
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
+        self._places = Places(settings.capacity)
+        self._voice = Voice(settings)
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._failed: set[str] = set()
@@ -73,7 +61,6 @@ class SimulatedEngine:
         self._journal = Journal(settings.journal_path)
         self._alive = self._asleep = False
         self._hung_s: float | None = None
-        self._generated = 0
 
     async def start(self) -> None:
         """See the Protocol."""
@@ -119,11 +106,11 @@ class SimulatedEngine:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._tasks[request.id] = task
         try:
-            await self._acquire(request.priority)
+            await self._places.acquire(request.priority)
             try:
                 final = await self._answer(request, emit, stop)
             finally:
-                self._release()
+                self._places.release()
         except asyncio.CancelledError:
             self._journal.write(request, "abort")
             if request.id not in self._tasks:  # see _fault
@@ -140,33 +127,6 @@ class SimulatedEngine:
         """See the Protocol."""
         if stop := self._stops.get(request_id):
             stop.set()
-
-    async def _acquire(self, priority: int) -> None:
-        """Take a place in the batch, the smallest priority first, then first come first served."""
-        if self._running < self._settings.capacity:
-            self._running += 1
-            return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (priority, next(self._order), place)
-        heapq.heappush(self._waiters, entry)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._release()  # the place was given in the same moment
-            else:
-                self._waiters.remove(entry)
-                heapq.heapify(self._waiters)
-            raise
-
-    def _release(self) -> None:
-        """Give the place to the next, or free it."""
-        while self._waiters:
-            place = heapq.heappop(self._waiters)[2]
-            if not place.done():
-                place.set_result(None)
-                return
-        self._running -= 1
 
     async def _answer(self, request: EngineRequest, emit: Emit, stop: asyncio.Event) -> Final:
         try:
@@ -201,14 +161,14 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        words = self._words(
+        words = self._voice.words(
             prompt + (b"" if request.adapter is None else request.adapter.name.encode()), count
         )
         shape = self._shape(request, body, prompt_tokens)
         if request.stream:
-            said = await self._stream(emit, words, shape, stop, prompt_tokens)
+            said = await self._voice.stream(emit, words, shape, stop, prompt_tokens)
         else:
-            said = await self._generate(count, stop)
+            said = await self._voice.generate(count, stop)
         usage = Usage(prompt_tokens, said, prompt_tokens + said)
         reason = "abort" if stop.is_set() else "length"
         return Final(200, shape.whole("".join(words[:said]), usage, reason), usage)
@@ -250,49 +210,6 @@ class SimulatedEngine:
         except failpoints.FailpointReachedError:
             self._fault(request_id, "die")
 
-    async def _generate(self, count: int, stop: asyncio.Event) -> int:
-        """Take the time that ``count`` tokens need; return how many there are, fewer if stopped."""
-        first_s, next_s = self._settings.ttft_s, self._settings.inter_token_s
-        began = time.monotonic()
-        if await _pause(first_s + next_s * (count - 1), stop):
-            elapsed_s = time.monotonic() - began
-            count = (
-                min(count, 1 + int((elapsed_s - first_s) / next_s)) if elapsed_s >= first_s and next_s else 0
-            )
-        self._generated += count
-        return count
-
-    def _words(self, prompt: bytes, count: int) -> list[str]:
-        digest = hashlib.blake2b(prompt + b"%d" % self._settings.seed, digest_size=4).digest()
-        start = int.from_bytes(digest, "little")
-        step, size = 1 + start % 7, len(_WORDS)
-        return [_WORDS[(start + step * place) % size] for place in range(count)]
-
-    async def _stream(
-        self,
-        emit: Emit,
-        words: list[str],
-        shape: shapes.Shape,
-        stop: asyncio.Event,
-        prompt_tokens: int,
-    ) -> int:
-        """Emit the words; return how many."""
-        settings = self._settings
-        if await _pause(settings.ttft_s, stop):
-            return 0
-        emit(shape.head())
-        for place, word in enumerate(words[:-1]):
-            if place and await _pause(settings.inter_token_s, stop):
-                return place
-            emit(shape.text(word))
-            self._generated += 1
-        if len(words) > 1 and await _pause(settings.inter_token_s, stop):
-            return len(words) - 1
-        usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
-        emit(shape.tail(words, usage))
-        self._generated += 1
-        return len(words)
-
     async def _pool(self, request: EngineRequest) -> Final:
         if self._settings.ttft_s:
             await asyncio.sleep(self._settings.ttft_s)
@@ -331,12 +248,13 @@ class SimulatedEngine:
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
-        usage = self._running / self._settings.capacity
-        return EngineStats(self._running, len(self._waiters), usage, generated=self._generated)
+        running = self._places.taken
+        usage = running / self._settings.capacity
+        return EngineStats(running, self._places.waiting, usage, generated=self._voice.generated)
 
     def progress(self) -> float | None:
         """See the Protocol. Its steps are those of the clock, until it hangs."""
-        if not self._running:
+        if not self._places.taken:
             return None
         return time.monotonic() if self._hung_s is None else self._hung_s
 
@@ -358,8 +276,7 @@ class SimulatedEngine:
     async def reload(self, model: str) -> None:
         """See the Protocol."""
         await self.check()
-        seed = 0 if model == self._settings.model else zlib.crc32(model.encode())
-        self._settings = dataclasses.replace(self._settings, seed=seed)
+        self._voice.seed = 0 if model == self._settings.model else zlib.crc32(model.encode())
 
     async def wake(self) -> None:
         """See the Protocol. It takes the time that its settings say."""
@@ -376,12 +293,3 @@ class SimulatedEngine:
 def _refuse(status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> Final:
     error = {"message": message, "type": kind, "param": param, "code": status}
     return Final(status, _encode({"error": error}), None)
-
-
-async def _pause(seconds: float, stop: asyncio.Event) -> bool:
-    """Sleep, unless stopped; return whether it was."""
-    if seconds:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await stop.wait()
-    return stop.is_set()

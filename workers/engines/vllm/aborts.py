@@ -12,6 +12,7 @@ import structlog
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _METHOD = "penstock_abort_held"
+_HELD_KINDS = frozenset({"FINAL_ONLY", "DELTA"})
 _ANSWER_S = 2.0
 """How long an abort waits for the engine process, which answers between two steps."""
 
@@ -26,7 +27,7 @@ async def abort(llm: Any, ids: Iterable[str], *, held: bool) -> None:
     """
     front = llm.output_processor
     inner = [one for outer in ids for one in front.external_req_ids.get(outer, ())]
-    ask = [one for one in inner if front.request_states[one].output_kind.name == "FINAL_ONLY"] if held else []
+    ask = [one for one in inner if front.request_states[one].output_kind.name in _HELD_KINDS] if held else []
     parents = {
         one: up.request_id for one in inner if (up := front.request_states[one].parent_req) is not None
     }

@@ -1,23 +1,16 @@
 """vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own (ADR 0013).
 
-It is started by :mod:`.boot`. Requests are served by vLLM's own endpoint functions; plain streams are taken as deltas
-(:mod:`.tap`).
+It is started by :mod:`.boot`. Requests run through :mod:`.front`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from jobs.capabilities import Capabilities
-from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import (
     AdapterBrokenError,
@@ -28,34 +21,22 @@ from workers.engines.base import (
     Final,
     ModelInfo,
 )
-from workers.engines.counting import count_prompts, read_count
-from workers.engines.events_assemble import ended_early
-from workers.engines.events_stream import relay_events
-from workers.engines.full_stream import relay, whole
-from workers.engines.priority import with_priority
-from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import aborts, lanes, refusals, reloading, wire
+from workers.engines.vllm import lanes, reloading, wire
 from workers.engines.vllm.adapters import VllmAdapters
 from workers.engines.vllm.boot import FrontBoot, Learned, join, load, make_app, mend, slots
 from workers.engines.vllm.bulk_front import BulkFront
-from workers.engines.vllm.compact_streams import CompactStreams, chats_stream, is_harmony
-from workers.engines.vllm.held_outputs import holds_outputs
+from workers.engines.vllm.compact_streams import chats_stream
+from workers.engines.vllm.front import DEAD, Front
 from workers.engines.vllm.hub import check_reachable
-from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
 from workers.engines.vllm.introduction import Started, introduce
 from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
-from workers.engines.vllm.rendering import Way, in_order_of
-from workers.engines.vllm.request_ids import of_job
 from workers.engines.vllm.scratch import Sockets
 from workers.engines.vllm.sleeping import Sleep
-from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.start_hints import check_format
 from workers.engines.vllm.steps import Steps
-
-_encode = msgspec.json.Encoder().encode
 
 
 class VllmEngine:
@@ -67,24 +48,15 @@ class VllmEngine:
     def __init__(self, settings: VllmSettings) -> None:
         self._settings = settings
         self._llm: Any = None
+        self._front = Front()
         self._close_media: Callable[[], Awaitable[None]] | None = None
-        self._app: Any = None
         self._leash: Leash | None = None
         self._sockets: Sockets | None = None
-        self._endpoints: dict[str, Endpoint] = {}
-        self._compact = CompactStreams()
-        self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
-        self._adapters: VllmAdapters | None = None
-        self._able = Capabilities()
         self._steps = Steps()
         self._report = LaneReport()
-        self._way = Way()
-        key = os.environ.get("VLLM_API_KEY")  # the app asks for it all the same
-        self._auth: Headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
-        self._traced = False
         self._seen_steps = self._computed_s = 0
-        self._holds = self._lanes_on = False
+        self._lanes_on = False
         self._slots = 0
         self._bulk: BulkFront | None = None
         self._sleep = Sleep(settings, self.start, self.stop)
@@ -101,10 +73,10 @@ class VllmEngine:
         await asyncio.to_thread(check_reachable, settings.model)
         self._leash, self._sockets = Leash(), await asyncio.to_thread(Sockets)
         self._steps.clear()
-        self._bulk = BulkFront(self._way.turns) if settings.bulk_front else None
+        self._bulk = BulkFront(self._front.way.turns) if settings.bulk_front else None
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
-                load, settings, self._leash, self._compact.taps, self._steps, self._bulk
+                load, settings, self._leash, self._front.compact.taps, self._steps, self._bulk
             )
             self._read_config()
             if self._lanes_on:
@@ -112,7 +84,7 @@ class VllmEngine:
             await mend(self._llm)
             await self._open(args)
             if self._bulk is not None:
-                await self._bulk.begin(self._llm, Learned(self._able, self._compact.shapes))
+                await self._bulk.begin(self._llm, Learned(self._front.able, self._front.compact.shapes))
         except EngineStartError:
             await self.stop()
             raise
@@ -123,42 +95,39 @@ class VllmEngine:
     async def join(self, boot: FrontBoot) -> None:
         """Be the bulk front of an engine that another process has started. :meth:`take_over` follows, in place of probes."""
         self._llm, args, self._close_media = await asyncio.to_thread(
-            join, boot, self._compact.taps, self._steps
+            join, boot, self._front.compact.taps, self._steps
         )
         self._read_config()
         tasks = await self._make_app(args)
         if self._settings.compact_streams and "generate" in tasks:
-            chats_stream(self._app, self._llm.model_config, self._compact.taps)
+            chats_stream(self._front.app, self._llm.model_config, self._front.compact.taps)
 
     def take_over(self, learned: Learned) -> None:
         """Know what the first front has learned."""
-        self._able = learned.able
-        self._compact.shapes.update(learned.shapes)
+        self._front.able = learned.able
+        self._front.compact.shapes.update(learned.shapes)
 
     def _read_config(self) -> None:
         config = self._llm.vllm_config
-        self._traced = config.observability_config.otlp_traces_endpoint is not None
-        self._holds, self._slots, self._lanes_on = holds_outputs(config), slots(config), lanes.used(config)
+        self._slots, self._lanes_on = slots(config), lanes.used(config)
 
     async def _make_app(self, args: Any) -> tuple[str, ...]:
         """Build vLLM's app over the engine client. Returns the tasks of its model."""
         tasks: tuple[str, ...] = await self._llm.get_supported_tasks()
-        self._app = await make_app(self._llm, args, tasks)
-        for path, one in ENDPOINTS.items():
-            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                self._endpoints[path] = Endpoint(self._app, one.served_at)
+        self._front.serve(self._llm, await make_app(self._llm, args, tasks))
         return tasks
 
     async def _open(self, args: Any) -> None:
         """Build vLLM's app, and learn what it serves and how. ``args``: vLLM's parsed flags."""
-        tasks = await self._make_app(args)
-        started = Started(self._llm, args, self._app, tasks)
-        known = await introduce(self, started, self._settings, self._compact, self._auth)
+        tasks, front = await self._make_app(args), self._front
+        started = Started(self._llm, args, front.app, tasks)
+        known = await introduce(self, started, self._settings, front.compact, front.auth)
         self._models, self._priority = known
-        self._able = self._models[0].capabilities
+        model = self._models[0]
+        front.model, front.able = model.name, model.capabilities
         if self._llm.vllm_config.lora_config is not None:
-            served = self._app.state.openai_serving_models
-            self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
+            served = front.app.state.openai_serving_models
+            front.adapters = VllmAdapters(self._llm, served, self.run, model.endpoints)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
@@ -179,155 +148,42 @@ class VllmEngine:
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
         if self._llm is None or self._llm.errored:
-            raise EngineDeadError(_DEAD, reached=False)
+            raise EngineDeadError(DEAD, reached=False)
         if self._bulk is not None and self._bulk.takes(request):
             return await self._bulk.run(request, emit)
-        return await self._run_here(self._llm, request, emit)
-
-    async def _run_here(self, llm: Any, request: EngineRequest, emit: Emit) -> Final:
-        """Run a request through the front of this process, ``llm``."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        cancels = task.cancelling()
-        try:
-            async with self._way.taken(request.priority, request.body):
-                if llm.errored:  # it died while this request waited
-                    raise EngineDeadError(_DEAD, reached=False)
-                final = await (self._run if request.upload is None else self._run_form)(request, emit)
-        except EngineDeadError:
-            raise
-        except Exception as error:
-            if llm.errored:
-                raise EngineDeadError(_DEAD) from error
-            # vLLM keeps a request that it could not hand to its engine process, as if it ran: for ever, without a step.
-            await self.abort(request.id)
-            if (refused := refusals.of_error(request, error)) is None:
-                raise
-            final = refused
-        finally:
-            aborted = request.id in self._aborted
-            self._aborted.discard(request.id)
-        if task.cancelling() > cancels:
-            # vLLM's serving code answers a cancellation with an error response.
-            raise asyncio.CancelledError
-        if final.status >= 500 and llm.errored:
-            raise EngineDeadError(_DEAD)
-        if aborted and request.endpoint == RESPONSES and final.status == 200:
-            return replace(final, body=ended_early(final.body))
-        return refusals.settled(request, final)
-
-    async def _run(self, request: EngineRequest, emit: Emit) -> Final:
-        headers = self._headers(request)
-        path, raw = request.endpoint, request.body
-        endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
-        if endpoint is None or body is None:
-            named = raw if body is None or request.adapter is None else _encode(self._named(request, body))
-            sent, _ = with_salt(with_priority(named, request.priority), request.tenant)
-            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
-        refusals.check(self._able, path, body)
-        body["priority"] = request.priority  # embeddings and older versions read only this
-        if path == RESPONSES:
-            body |= wire.own_response(request.id)
-        form = ENDPOINTS[path].streams
-        stream = request.stream and form is not None
-        tap_id = self._compact.open(request, body, emit) if stream else None
-        as_sent = bool(body.get("stream")) == request.stream
-        if stream and tap_id is None:
-            body["stream"] = True
-        elif stream or body.get("stream"):
-            body.pop("stream", None)
-            body.pop("stream_options", None)
-        try:
-            response, raw_request = await endpoint.call(
-                self._named(request, salted(body, request.tenant)), headers
-            )
-        except InvalidBodyError:
-            quoted = raw if as_sent else with_priority(_encode(body), None)  # by the refusal
-            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, quoted, headers))
-        finally:
-            self._compact.close(tap_id)
-        parts = getattr(response, "body_iterator", None)
-        if parts is None:
-            return whole(response.status_code, bytes(response.body))
-        if not stream:
-            return whole(response.status_code, b"".join([wire.as_bytes(part) async for part in parts]))
-        if form == "events":
-            return await relay_events(
-                wire.closing(parts), emit, path, stopped=lambda: request.id in self._aborted
-            )
-        return await relay(
-            wire.closing(parts),
-            emit,
-            chat=path == CHAT,
-            hide_usage=False,
-            ask_usage=lambda: wire.usage_beside(raw_request),
-        )
-
-    def _named(self, request: EngineRequest, body: dict[str, Any]) -> dict[str, Any]:
-        """Return a body that names the adapter of its request, if it has one."""
-        if request.adapter is None or self._adapters is None:
-            return body
-        return body | {"model": self._adapters.name_of(request.adapter)}
-
-    async def _run_form(self, request: EngineRequest, emit: Emit) -> Final:
-        endpoint = self._endpoints.get(request.endpoint)
-        if request.adapter is not None and (body := wire.parse_body(request.body)) is not None:
-            request = msgspec.structs.replace(request, body=_encode(self._named(request, body)))
-        return await run_form(self._app, endpoint, request, self._headers(request), emit)
-
-    def _headers(self, request: EngineRequest) -> Headers:
-        headers = [
-            (b"x-request-id", request.id.encode()),  # wins over the body's request_id
-            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's, in endpoints that read it
-            *self._auth,
-        ]
-        if self._traced:  # otherwise vLLM complains of them
-            headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
-        return headers
+        return await self._front.run(self._llm, request, emit)
 
     async def count(self, endpoint: str, body: bytes, priority: int = 0) -> int | None:
         """See the Protocol."""
         if self._sleep.asleep:
             return None
         if self._llm is None or self._llm.errored:
-            raise EngineDeadError(_DEAD)
-        if endpoint == CHAT and is_harmony(self._llm.model_config):
-            return None  # vLLM's /tokenize takes the template all the same
-        with in_order_of(priority):
-            return await count_prompts(self._tokenize, endpoint, body)
-
-    async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
-        if (
-            self._adapters is not None and "model" in question
-        ):  # an adapter may not be loaded; tokens are the model's
-            question = question | {"model": self._models[0].name}
-        return read_count(*await call_app(self._app, "POST", path, _encode(question), self._auth))
+            raise EngineDeadError(DEAD)
+        return await self._front.count(self._llm, endpoint, body, priority)
 
     async def abort(self, request_id: str) -> None:
-        """See the Protocol. vLLM ends an aborted request with the output that it has."""
-        llm = self._llm
-        if llm is None or llm.errored or (self._bulk is not None and self._bulk.abort(request_id)):
+        """See the Protocol."""
+        if self._llm is None or self._llm.errored:
             return
-        if ours := of_job(request_id, list(llm.output_processor.external_req_ids)):
-            self._aborted.add(request_id)
-            await aborts.abort(llm, ours, held=self._holds)
+        if self._bulk is None or not self._bulk.abort(request_id):
+            await self._front.abort(self._llm, request_id)
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """See the Protocol."""
         await self.check()
-        if self._adapters is None:
+        if self._front.adapters is None:
             raise AdapterBrokenError("this worker takes no adapters (adapters_max is 0)")
-        await self._adapters.load(name, folder)
+        await self._front.adapters.load(name, folder)
 
     async def unload_adapter(self, folder: Path) -> None:
         """See the Protocol."""
         await self.check()
-        if self._adapters is not None:
-            await self._adapters.unload(folder)
+        if self._front.adapters is not None:
+            await self._front.adapters.unload(folder)
 
     def adapters(self) -> frozenset[Path]:
         """See the Protocol."""
-        return frozenset() if self._adapters is None else self._adapters.folders()
+        return frozenset() if self._front.adapters is None else self._front.adapters.folders()
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
@@ -362,7 +218,7 @@ class VllmEngine:
         if self._llm is None and self._sleep.asleep:
             return
         if self._llm is None or self._llm.errored:
-            raise EngineDeadError(_DEAD)
+            raise EngineDeadError(DEAD)
 
     async def sleep(self) -> None:
         """See the Protocol."""
@@ -392,7 +248,7 @@ class VllmEngine:
         if bulk is not None:
             await bulk.stop()
         self._report.stop()
-        self._adapters = None
+        self._front.adapters = None
         llm, self._llm = self._llm, None
         close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
@@ -416,6 +272,5 @@ def _nothing(*_: object) -> None:
     """Do nothing."""
 
 
-_DEAD = "vLLM's engine process is dead"
 _STOP_S = 0.4
 """How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""

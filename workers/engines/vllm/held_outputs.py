@@ -1,7 +1,10 @@
 """Keeps the tokens of responses that nobody reads yet in the engine process, and sends them in lumps.
 
 vLLM sends every token to the process that serves the client, also when that client wants the end alone. At 190 sequences
-this is a quarter of that process's work for a step. Runs in the engine process, as a part of its scheduler.
+this is a quarter of that process's work for a step. Streams get their tokens in small lumps, if there are many and steps are
+short: with 256 of them at a step each 8 ms, two cores have no time for a chunk of each in every step.
+
+Runs in the engine process, as a part of its scheduler.
 """
 
 from __future__ import annotations
@@ -17,27 +20,39 @@ LUMP_TOKENS = 32
 _SLOW_STEP_S = 0.1
 """After a step as slow as this nothing is held back: there is nothing to gain."""
 
+IN_LUMPS = "penstock_in_lumps"
+"""Key in the ``extra_args`` of a stream's sampling parameters: its chunks are made of any number of tokens alike."""
+
 
 class HeldOutputs:
     """A part of a vLLM scheduler class: put it before ``Scheduler`` or ``AsyncScheduler`` among the bases.
 
     The first token and the end of a request go out at once, as do its events. The tokens held back are in
-    ``request.penstock_held``, through preemptions too; it is None for a request whose tokens are not.
+    ``request.penstock_held``, through preemptions too; it is None for a request whose tokens are not. A stream's last output
+    was at ``request.penstock_sent_s``; it is None for a response that is read at its end.
 
     Attributes:
         holds_outputs: False: every token goes out at once, because this vLLM or its configuration allows nothing else.
+        stream_s: a stream gets its tokens at least so often, unless a step is longer.
+        many: streams that run, from which on they get lumps.
     """
+
+    stream_s = 0.02
+    many = 64
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.holds_outputs = aborts.install() and _fits(self)
-        self._stepped_at = 0.0
+        self._stepped_at = self._step_s = 0.0
         self._slow = True
+        self._streams = self._counted = 0  # that got a token in the step before, and in this one
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """Also see how long the step took."""
         now = time.monotonic()
-        self._slow, self._stepped_at = now - self._stepped_at > _SLOW_STEP_S, now
+        self._step_s, self._stepped_at = now - self._stepped_at, now
+        self._slow = self._step_s > _SLOW_STEP_S
+        self._streams, self._counted = self._counted, 0
         return super().update_from_output(*args, **kwargs)  # type: ignore[misc]
 
     def _update_request_with_output(
@@ -51,25 +66,44 @@ class HeldOutputs:
         try:
             held: list[int] | None = request.penstock_held
         except AttributeError:  # its first token
-            holds = self.holds_outputs and is_read_at_the_end(request)
+            streams = comes_in_lumps(request)
+            holds = self.holds_outputs and (streams or is_read_at_the_end(request))
             request.penstock_held = [] if holds else None
+            request.penstock_sent_s = self._stepped_at if streams else None
             return new_token_ids, stopped
         if held is None:
             return new_token_ids, stopped
         held += new_token_ids
-        if not (stopped or self._slow or len(held) >= LUMP_TOKENS or request.events):
+        sent_s: float | None = request.penstock_sent_s
+        due = sent_s is not None and self._is_due(sent_s)
+        self._counted += sent_s is not None
+        if not (stopped or self._slow or due or len(held) >= LUMP_TOKENS or request.events):
             return [], False
         request.penstock_held = []
+        if sent_s is not None:
+            request.penstock_sent_s = self._stepped_at
         return held, stopped
+
+    def _is_due(self, sent_s: float) -> bool:
+        """Whether a stream gets its tokens now: few run, or the end of the next step would be too late."""
+        return self._streams < self.many or self._stepped_at - sent_s + self._step_s > self.stream_s
 
 
 def is_read_at_the_end(request: Any) -> bool:
     """Whether only the last output of a vLLM ``Request`` is read, and nothing but its tokens goes with each output."""
     params = request.sampling_params
+    return params is not None and params.output_kind.name == "FINAL_ONLY" and _is_plain(request, params)
+
+
+def comes_in_lumps(request: Any) -> bool:
+    """Whether a vLLM ``Request`` is a stream that may get several tokens in one output, and nothing but its tokens."""
+    params = request.sampling_params
+    return params is not None and IN_LUMPS in (params.extra_args or ()) and _is_plain(request, params)
+
+
+def _is_plain(request: Any, params: Any) -> bool:
     return (
-        params is not None
-        and params.output_kind.name == "FINAL_ONLY"
-        and not params.stop  # found by the process that makes text of the tokens
+        not params.stop  # found by the process that makes text of the tokens
         and params.num_logprobs is None
         and params.prompt_logprobs is None
         and params.prompt_logprob_token_ids is None

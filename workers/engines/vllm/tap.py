@@ -11,6 +11,7 @@ from jobs.stream_chunks import Chunk, Frames, Text
 from workers.engines.base import Emit
 from workers.engines.vllm.adapters import shown_name
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
+from workers.engines.vllm.held_outputs import IN_LUMPS
 from workers.engines.vllm.reasoning import Reader
 from workers.engines.vllm.rendering import arrived, end_in_turn
 
@@ -53,6 +54,11 @@ class Tap:
         self._reader: Reader | None = None
         self.reads: Callable[[], Reader] | None = None
         self.used = False
+
+    @property
+    def in_lumps(self) -> bool:
+        """Whether the engine process may send several tokens at once: no parser reads them."""
+        return not self._shapes.parsed
 
     def attach(self, collector: Any, lora_name: str | None) -> None:
         """Put this before ``collector`` (a ``RequestOutputCollector`` that nothing was read from yet)."""
@@ -151,6 +157,8 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
             tap = taps.get(request_id)
             if tap is not None:
                 params.output_kind = RequestOutputKind.DELTA
+                if tap.in_lumps:
+                    params.extra_args = {**(params.extra_args or {}), IN_LUMPS: True}
             try:
                 collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
             except asyncio.CancelledError:
