@@ -196,7 +196,8 @@ def means_table(found: dict[str, Any]) -> str:
     said = (
         f"Without each of the means in turn, {load}, each on a stack of its own. "
         "Ratios are against the calls alone on the same stack, and bulk's with bulk "
-        f"{'alone' if alone else 'beside the same calls'} and all of the means." + alone_rates(found["all"]["bulk"])
+        f"{'alone' if alone else 'beside the same calls'} and all of the means."
+        + alone_rates(found["all"]["bulk"])
     )
     head = [
         "with",

@@ -420,8 +420,8 @@ def test_the_guardian_spares_what_it_was_told_to_forget():
         guardian.remove(groups[1].pid)
         guardian.remove(groups[1].pid)
         guardian.close()
-        assert groups[0].wait(5) == -signal.SIGKILL
-        assert groups[2].wait(5) == -signal.SIGKILL
+        assert groups[0].wait(30) == -signal.SIGKILL
+        assert groups[2].wait(30) == -signal.SIGKILL
         assert groups[1].poll() is None
     finally:
         for group in groups:
