@@ -64,6 +64,7 @@ class Worker:
             device_share=1.0,
             quarantine=Quarantine(1.0),
             adapters=self.pool,
+            weights=lambda: 0,
             die=lambda _: None,
         )
         inputs = Inputs(
