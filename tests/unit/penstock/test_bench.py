@@ -51,7 +51,8 @@ def test_it_counts_calls_tokens_and_times_as_they_were(models: ModelServer) -> N
     assert rates["prompt_tokens_per_s"] == pytest.approx(12 * 7 / seconds, rel=0.01)
     counts = (found[name]["count"] for name in ("ttft_ms", "inter_token_ms", "time_per_output_token_ms"))
     assert tuple(counts) == (12, 12 * 5, 12)
-    assert found["ttft_ms"]["min"] >= 50  # a loaded machine is late, and never early
+    # A loaded machine is late. Early it is by less than a millisecond: the server's event loop counts in those.
+    assert found["ttft_ms"]["min"] >= 50 - 1
     # A piece that comes late makes the time after it short: what holds is the time to the last one.
     assert found["ttft_ms"]["mean"] + 5 * found["inter_token_ms"]["mean"] >= (50 + 5 * 20) * 0.99
     assert found["end_to_end_ms"]["min"] >= (50 + 5 * 20) * 0.99
