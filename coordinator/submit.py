@@ -40,6 +40,11 @@ PER_WORKER = 2
 MOST_PER_WORKER = 32
 """The same, at most."""
 
+MOST_OF_SLOTS = 4
+"""And no more, beyond :data:`PER_WORKER`, than one for so many slots: a chunk above the lane ``bulk`` counts as a call
+for its worker, and many small ones would leave calls no slot.
+"""
+
 ROUNDS = 3
 """Rows that are submitted at once, in slots of the live workers. The last rows of a chunk run for a while after all have
 started, and its job ends after them; so chunks with rows for every slot must be there besides.
@@ -183,9 +188,9 @@ class Submitter:
         """Return the room for chunks beside those that are live."""
         workers = [one for one in await self._context.store.workers() if batch.model in one.get("models", ())]
         slots = sum(one.get("capacity") or 1 for one in workers)
-        room = _Room(
-            max(2, PER_WORKER * len(workers)), max(2, MOST_PER_WORKER * len(workers)), ROUNDS * slots
-        )
+        least = max(2, PER_WORKER * len(workers))
+        most = max(least, min(MOST_PER_WORKER * len(workers), slots // MOST_OF_SLOTS))
+        room = _Room(least, most, ROUNDS * slots)
         for number in live:
             room.take(self._plan[number].rows)
         return room

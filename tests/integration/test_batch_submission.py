@@ -22,12 +22,9 @@ pytestmark = pytest.mark.asyncio
     ("slots", "rows_of_a_chunk", "chunks"),
     [
         (1, 5, 2),  # one runs, one waits
-        (
-            8,
-            5,
-            5,
-        ),  # the last rows of a chunk run on after all have started: those of others fill the slots meanwhile
+        (16, 12, 4),  # while the last rows of a chunk run, those of others fill the slots
         (500, 1, MOST_PER_WORKER),
+        (8, 1, 2),  # calls keep the other slots, whatever the batch's lane
     ],
 )
 async def test_every_slot_finds_rows_while_the_last_of_a_chunk_run(
