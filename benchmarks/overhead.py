@@ -91,9 +91,8 @@ async def throughput(
         rates: dict[str, list[float]] = {side: [] for side in sides}
         cpu: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for round_ in range(rounds):
-            rng = random.Random(
-                f"{round_} {concurrency} {streamed}"
-            )  # no prompt is in a prefix cache already
+            # No prompt comes twice: a prefix cache would have it.
+            rng = random.Random(f"{round_} {concurrency} {streamed}")
             bodies = [chat(rng, name, stream=streamed) for _ in range(count)]
             order = list(sides.items())
             for side, base in order if round_ % 2 == 0 else reversed(order):

@@ -21,7 +21,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         attempt: its number, from 1.
-        endpoint: one of :data:`jobs.model.ENDPOINTS`, or a chunk's.
+        endpoint: one of :data:`jobs.endpoints.ENDPOINTS`, or a chunk's.
         stream: whether its chunks are logged and published.
         timeout_ms: allowed run time; None: no limit.
         kills: attempts of this job under which the engine died.

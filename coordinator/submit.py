@@ -6,8 +6,6 @@ import hashlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -40,15 +38,13 @@ PER_WORKER = 2
 MOST_PER_WORKER = 32
 """The same, at most."""
 
-MOST_OF_SLOTS = 4
-"""And no more, beyond :data:`PER_WORKER`, than one for so many slots: a chunk above the lane ``bulk`` counts as a call
-for its worker, and many small ones would leave calls no slot.
-"""
+SLOTS_PER_CHUNK = 4
+"""Beyond :data:`PER_WORKER`, one chunk for so many slots. A chunk above the lane ``bulk`` counts as a call for its worker,
+so many small ones would leave calls no slot."""
 
 ROUNDS = 3
-"""Rows that are submitted at once, in slots of the live workers. The last rows of a chunk run for a while after all have
-started, and its job ends after them; so chunks with rows for every slot must be there besides.
-"""
+"""Rows that are submitted at once, for each slot of the live workers. A chunk's job ends after its last rows, which run for
+a while after all of its rows have started. Meanwhile other chunks must have rows for the free slots."""
 
 LIVE = {JobState.QUEUED, JobState.RUNNING}
 _RATE_S = 1.0
@@ -85,23 +81,6 @@ def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
     return make_job_id(batch.created_ms, hashlib.sha256(seed).digest()[:10])
 
 
-@dataclass(slots=True)
-class _Room:
-    """How many more chunks may be submitted: ``least`` of any size, and as many as have ``rows`` rows, up to ``most``."""
-
-    least: int
-    most: int
-    rows: int
-
-    @property
-    def left(self) -> bool:
-        return self.least > 0 or (self.most > 0 and self.rows > 0)
-
-    def take(self, rows: int) -> None:
-        """Count a chunk of so many rows."""
-        self.least, self.most, self.rows = self.least - 1, self.most - 1, self.rows - rows
-
-
 class Submitter:
     """Submits the chunks of one batch.
 
@@ -135,12 +114,15 @@ class Submitter:
         self.running = JobState.RUNNING in told
         if batch.paused:
             return False
-        room = await self._room(batch, live)
+        least, most, wanted = await self._bounds(batch)
+        chunks, rows = len(live), sum(self._plan[number].rows for number in live)
         fresh = ((number, 1) for number in range(batch.next_chunk, batch.chunks))
         for number, generation in itertools.chain(waiting, fresh):
-            if not room.left or not await self._submit(batch, number, generation):
+            if chunks >= least and (chunks >= most or rows >= wanted):
                 break
-            room.take(self._plan[number].rows)
+            if not await self._submit(batch, number, generation):
+                break
+            chunks, rows = chunks + 1, rows + self._plan[number].rows
         return False
 
     async def _move(self, batch: Batch, opened: dict[int, OpenChunk], states: dict[int, str | None]) -> None:
@@ -184,16 +166,13 @@ class Submitter:
             await self._context.batches.step(batch, self._context.token, None, fields)
         return batch if lane is batch.lane else await self._context.batches.get(batch.id) or batch
 
-    async def _room(self, batch: Batch, live: Sequence[int]) -> _Room:
-        """Return the room for chunks beside those that are live."""
+    async def _bounds(self, batch: Batch) -> tuple[int, int, int]:
+        """Return how many chunks may be live: at least, and at most; between the two, until they have so many rows."""
         workers = [one for one in await self._context.store.workers() if batch.model in one.get("models", ())]
         slots = sum(one.get("capacity") or 1 for one in workers)
         least = max(2, PER_WORKER * len(workers))
-        most = max(least, min(MOST_PER_WORKER * len(workers), slots // MOST_OF_SLOTS))
-        room = _Room(least, most, ROUNDS * slots)
-        for number in live:
-            room.take(self._plan[number].rows)
-        return room
+        most = max(least, min(MOST_PER_WORKER * len(workers), slots // SLOTS_PER_CHUNK))
+        return least, most, ROUNDS * slots
 
     async def _submit(self, batch: Batch, number: int, generation: int) -> bool:
         piece = self._plan[number]

@@ -26,7 +26,7 @@ class Held(HeldOutputs, Scheduler):  # type: ignore[misc]
 
 
 class AsyncHeld(HeldOutputs, AsyncScheduler):  # type: ignore[misc]
-    """For asynchronous scheduling. Streams likewise."""
+    """The same for asynchronous scheduling."""
 
     many, stream_s = 2, 60.0
 

@@ -112,7 +112,7 @@ async def test_a_cancelled_batch_is_repeated_from_where_it_was(
 async def test_an_expired_batch_is_repeated_with_its_window(
     client: openai.AsyncOpenAI, api: ApiServer, puppet: object
 ) -> None:
-    """The window is long enough for the batch to be read on a busy machine: what was never read has no rows to repeat."""
+    """The window leaves time to read the batch on a busy machine. A batch that was never read has no rows to retry."""
     rows = [row(n, model="puppet") for n in range(12)]
     batch = await ended(client, (await create(client, rows, completion_window="3s")).id)
     assert (batch.status, batch.request_counts.failed) == ("expired", 12)

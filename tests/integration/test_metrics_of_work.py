@@ -81,7 +81,7 @@ async def test_everything_that_a_worker_counts_counts(
         return (await of_workers(store)).sum(f"penstock_{name}", **labels)
 
     async def told(number: float, name: str, /, **labels: str) -> None:
-        """Wait until so many are counted: the end of a job is written a moment before."""
+        """Wait until a metric has this value. A worker counts a job just after it has written the job's end."""
 
         async def so_many() -> bool:
             return await counted(name, **labels) == number

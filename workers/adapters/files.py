@@ -149,12 +149,10 @@ class AdapterFiles:
         """Remove the folders of workers that are no more, and count what they tried when they ended."""
         for lock in self._root.glob(f"worker-*/{_LOCK}"):
             with suppress(OSError), _locked(lock.open("rb")):
-                folder = lock.parent
-                tried = folder / _TRIED
-                if tried.exists():
-                    deaths = self._root / _DEATHS / tried.read_text()
+                with suppress(OSError):  # it tried none, or ended while it noted which
+                    deaths = self._root / _DEATHS / (lock.parent / _TRIED).read_text()
                     deaths.write_text(str(_deaths(deaths) + 1))
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _deaths(file: Path) -> int:

@@ -9,9 +9,10 @@ from typing import Final
 
 from jobs.batch_lines import Response
 from jobs.batch_model import Counts
+from workers.batches.plan import repeats_itself
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Of answers that are kept; then the one that was used least recently goes."""
+"""The most bytes of answers that are kept. Beyond them, the answer that was used least recently is dropped."""
 
 MOST_ANSWER_BYTES: Final = 1024 * 1024
 """A longer answer is not kept."""
@@ -47,17 +48,15 @@ class Answers:
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
         self._bytes = 0
 
-    def get(self, batch: str, body: bytes) -> Answer | None:
-        """Return the answer of an earlier row of a batch whose body is the same to the byte."""
-        key = _key(batch, body)
+    def get(self, key: bytes) -> Answer | None:
+        """Return the answer of an earlier row with this key."""
         if key not in self._answers:
             return None
         self._answers.move_to_end(key)
         return self._answers[key]
 
-    def put(self, batch: str, body: bytes, answer: Answer) -> None:
-        """Keep the answer of a deterministic row."""
-        key = _key(batch, body)
+    def put(self, key: bytes, answer: Answer) -> None:
+        """Keep the answer of a row."""
         if answer.size > MOST_ANSWER_BYTES or key in self._answers:
             return
         self._answers[key] = answer
@@ -72,5 +71,12 @@ class Answers:
         self._bytes = 0
 
 
-def _key(batch: str, body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16, key=batch.encode()[-64:]).digest()
+def key_of(batch: str, endpoint: str, body: bytes) -> bytes | None:
+    """Return the key that a row has in common with those of its batch whose bodies are the same to the byte.
+
+    Returns:
+        None: its answer is not deterministic, so that each such row runs.
+    """
+    if not repeats_itself(endpoint, body):
+        return None
+    return hashlib.blake2b(body, digest_size=16, key=batch.encode()).digest()

@@ -19,9 +19,9 @@ from storage import Storage, StorageError
 from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
-from workers.batches.answers import Answer, Answers
+from workers.batches.answers import Answer, Answers, key_of
 from workers.batches.commits import Committer, FinishedRow
-from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window, repeats_itself
+from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window
 from workers.batches.row import ChunkAttempt, RowEnd, RowRunner
 from workers.engines.base import Final, being_cancelled
 
@@ -112,20 +112,23 @@ class Feeder:
             self._slots.stalled = False
         if self._ends_early():
             return False
-        if (answer := self._known(run)) is not None:
+        key = (
+            None
+            if self._answers is None
+            else key_of(self._chunk.spec.batch, self._chunk.spec.endpoint, run.row.body)
+        )
+        if self._is_answered(run, key):
             self._slots.skip(run.rows)
-            self._committer.append(self._output(run, answer, None))
             await asyncio.sleep(0)  # others' turn
             return True
         await self._slots.acquire(run.rows)
         if self._ends_early():
             self._slots.release(run.rows)
             return False
-        if (answer := self._known(run)) is not None:  # a row that ran meanwhile has it
+        if self._is_answered(run, key):  # by a row that ran while this one waited for its place
             self._slots.release()
-            self._committer.append(self._output(run, answer, None))
             return True
-        task = asyncio.create_task(self._run(run))
+        task = asyncio.create_task(self._run(run, key))
         self.tasks.add(task)
         task.add_done_callback(partial(self._run_ended, run.rows))
         return True
@@ -133,8 +136,13 @@ class Feeder:
     def _ends_early(self) -> bool:
         return self.stopped or self._committer.paused or self._chunk.engine_error is not None
 
-    def _known(self, run: Run) -> Answer | None:
-        return None if self._answers is None else self._answers.get(self._chunk.spec.batch, run.row.body)
+    def _is_answered(self, run: Run, key: bytes | None) -> bool:
+        """Give a run's rows the answer of an earlier row with this key, if there is one."""
+        answer = None if self._answers is None or key is None else self._answers.get(key)
+        if answer is None:
+            return False
+        self._committer.append(self._output(run, answer, None))
+        return True
 
     async def _runs(self, done: frozenset[str]) -> AsyncIterator[Run]:
         """Yield what is to run, window by window."""
@@ -177,7 +185,7 @@ class Feeder:
             except StorageError as error:
                 await self._on_storage_error(error)
 
-    async def _run(self, run: Run) -> int:
+    async def _run(self, run: Run, key: bytes | None) -> int:
         """Run a row, and hand the lines of all that its end answers to the committer. Returns how many rows have ended."""
         ident = self._row_id(run.at)
         try:
@@ -194,22 +202,17 @@ class Feeder:
         if not end.of_request:
             self._again += run.apart()
             run = Run(run.row, run.at)
-        self._committer.append(self._finished(run, end))
+        self._committer.append(self._finished(run, end, key))
         return run.rows
 
-    def _finished(self, run: Run, end: RowEnd) -> list[FinishedRow]:
-        """Return the lines of a run's rows, and keep its answer if later rows may have it."""
-        final, spec = end.final, self._chunk.spec
+    def _finished(self, run: Run, end: RowEnd, key: bytes | None) -> list[FinishedRow]:
+        """Return the lines of a run's rows, and keep its answer for later rows with its key."""
+        final = end.final
         response = Response(final.status, final.body, self._chunk.engine_id(self._row_id(run.at)))
         kind = "ok" if final.status < 400 else "err"
         answer = Answer(response, kind, usage_of(final.body), len(final.body))
-        if (
-            self._answers is not None
-            and kind == "ok"
-            and not end.adapted
-            and repeats_itself(spec.endpoint, run.row.body)
-        ):
-            self._answers.put(spec.batch, run.row.body, answer)
+        if self._answers is not None and key is not None and kind == "ok" and not end.adapted:
+            self._answers.put(key, answer)
         return self._output(run, answer, end.ran_s)
 
     def _output(self, run: Run, answer: Answer, ran_s: float | None) -> list[FinishedRow]:

@@ -47,3 +47,15 @@ def test_folders_of_workers_that_are_no_more_are_removed_and_those_of_the_living
     for one in (living, last):
         one.close(died=False)
     assert folders(tmp_path) == []
+
+
+def test_the_folder_of_a_worker_that_was_killed_while_it_noted_what_it_tries_is_removed(
+    tmp_path: Path,
+) -> None:
+    killed = files_of(tmp_path)
+    (folder,) = folders(tmp_path)
+    (folder / "tried").touch()
+    killed._lock.close()
+    last = files_of(tmp_path)
+    assert folder not in folders(tmp_path)
+    last.close(died=False)

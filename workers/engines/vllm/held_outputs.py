@@ -33,8 +33,9 @@ class HeldOutputs:
 
     Attributes:
         holds_outputs: False: every token goes out at once, because this vLLM or its configuration allows nothing else.
-        stream_s: a stream gets its tokens at least so often, unless a step is longer.
-        many: streams that run, from which on they get lumps.
+        stream_s: a stream gets its tokens at least so often, unless a step is longer. One that is preempted gets what was
+            held back when it runs again.
+        many: streams get lumps from so many on; each engine process of a data-parallel group counts its own.
     """
 
     stream_s = 0.02
