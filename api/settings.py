@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from api.http.addresses import is_loopback, is_safe_url
 from broker.settings import BrokerSettings, Seconds, TenantName
 from broker.sources import JSON_TABLE, PAIRS, CommaList, check_sendable, named
+from jobs.names import WEB_ADDRESS
 
 _PEPPER_BYTES = 16
 
@@ -256,7 +257,7 @@ class ApiSettings(TlsSettings):
     )
     flower_url: str | None = Field(
         None,
-        pattern=r"^https?://",
+        pattern=WEB_ADDRESS,
         description="Where Flower is, for a link in the console; `penstock up` sets it.",
     )
     shutdown_grace_s: float = Field(

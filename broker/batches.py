@@ -55,6 +55,7 @@ class BatchSpec:
     trace: str | None = None
     key: str | None = None
     webhook: str | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class BatchStore(StorePart):
         fields["lane"] = spec.priority
         fields["metadata"] = None if spec.metadata is None else json.dumps(dict(spec.metadata))
         fields["output_after"] = spec.output_after_ms
+        fields["strict"] = 1 if spec.strict else None
         call = BatchCreate(
             id=spec.id,
             tenant=spec.tenant,
@@ -203,6 +205,8 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         metadata=json.loads(f["metadata"]) if "metadata" in f else None,
         output_after_ms=int(f["output_after"]) if "output_after" in f else None,
         errors=tuple(errors),
+        strict="strict" in f,
+        unknown_fields=tuple((name, line) for name, line in json.loads(f.get("unknown_fields", "[]"))),
         paused="paused" in f,
         rows_per_s=float(f["rows_per_s"]) if "rows_per_s" in f else None,
         tokens_per_s=float(f["tokens_per_s"]) if "tokens_per_s" in f else None,

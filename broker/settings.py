@@ -22,10 +22,11 @@ from broker.db.urls import check_url, with_password
 from broker.secret_files import SecretFiles
 from broker.sources import JSON_TABLE, PREFIX, CommaList, Environment, OneName, named, settings_file
 from jobs.addresses import Allowed
+from jobs.names import LOG_LEVEL, NAME, WEB_ADDRESS
 from jobs.sealing import Keyring
 
 Seconds = Annotated[float, Field(gt=0)]
-TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+TenantName = Annotated[str, Field(pattern=NAME)]
 
 
 class TenantSettings(BaseModel):
@@ -74,7 +75,7 @@ class BrokerSettings(BaseSettings):
 
     namespace: str = Field(
         "penstock",
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        pattern=NAME,
         description="Prefix of every key, channel and queue name.",
     )
     lease_ttl_s: Seconds = Field(
@@ -294,7 +295,7 @@ class BrokerSettings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         None,
-        pattern=r"^https?://",
+        pattern=WEB_ADDRESS,
         description="Collector that receives traces as OTLP over HTTP, such as http://collector:4318; default: no traces. "
         "OpenTelemetry's own variables (`OTEL_*`) work too.",
     )
@@ -309,9 +310,7 @@ class BrokerSettings(BaseSettings):
         ge=0.0,
         description="Most new traces recorded per second and api process, to bound their cost under load; 0: no limit.",
     )
-    log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
-    )
+    log_level: str = Field("info", pattern=LOG_LEVEL, description="Lowest level that is logged.")
     log_max_bytes: int = Field(
         16 * 1024 * 1024,
         ge=64 * 1024,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Iterable
 from contextlib import suppress
@@ -155,8 +156,14 @@ class Driver:
         await self._note(batch)
         plan = await write_plan(self._context, batch.id, found.chunks)
         failpoints.hit("bulk.after_plan")
-        sizes = {"total": found.rows, "chunks": len(found.chunks)}
-        await self._step(batch, BatchEvent.VALID, {"model": found.model, "plan": plan, **sizes})
+        fields = {
+            "model": found.model,
+            "plan": plan,
+            "total": found.rows,
+            "chunks": len(found.chunks),
+            "unknown_fields": json.dumps(list(found.unknown_fields.items())),
+        }
+        await self._step(batch, BatchEvent.VALID, fields)
 
     async def _pieces(self, batch: Batch) -> list[Chunk]:
         if self._plan is None:

@@ -20,8 +20,9 @@ from coordinator.digests import Digests, same_id, tag_of
 from jobs.abilities import asks, lack
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
-from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line, read_row
+from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line, read_row, unknown_parameters
 from jobs.batches import BatchStatus, Chunk, Cutter
+from jobs.row_fields import UnknownFields
 from storage import MissingObjectError
 from storage.base import read_all, read_lines
 
@@ -34,11 +35,12 @@ _LOOK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """A good input: its model, its rows and how it is cut."""
+    """A good input: its model, its rows, how it is cut, and its unknown fields with the first line of each."""
 
     model: str
     rows: int
     chunks: list[Chunk]
+    unknown_fields: dict[str, int]
 
 
 async def validate(context: Context, batch: Batch) -> Validated | list[RowError]:
@@ -62,6 +64,7 @@ class _Reading:
     def __init__(self, context: Context, batch: Batch) -> None:
         self._context, self._batch = context, batch
         self._rules = Rules(batch.endpoint)
+        self._fields = UnknownFields(batch.endpoint)
         self._model_line = 0
         self._cutter = Cutter(context.settings.batch_chunk_rows)
         self._errors: list[RowError] = []
@@ -91,7 +94,7 @@ class _Reading:
             self._errors.append(RowError(RowErrorCode.INVALID_JSON_LINE, str(error), number + 1))
 
     def _take(self, line: bytes, number: int, at: int, end: int) -> None:
-        found = check_line(line, number, self._rules)
+        found = check_line(line, number, self._rules, self._fields)
         self._rows += 1
         if isinstance(found, RowError):
             if len(self._errors) < MOST_ERRORS:
@@ -141,9 +144,11 @@ class _Reading:
         await self._find_duplicates()
         if self._rules.model is not None:
             await self._find_model(self._rules.model)
+        if self._batch.strict:
+            self._errors += unknown_parameters(self._batch.endpoint, self._fields.found)
         if self._errors:
             return sorted(self._errors, key=lambda error: error.line or 0)[:MOST_ERRORS]
-        return Validated(self._rules.model or "", self._rows, self._cutter.chunks())
+        return Validated(self._rules.model or "", self._rows, self._cutter.chunks(), self._fields.found)
 
     async def _find_duplicates(self) -> None:
         found: list[tuple[int, int]] = []

@@ -68,6 +68,8 @@ class Batch:
         output_file_id: rows that succeeded; None: none, or not yet.
         error_file_id: rows that did not.
         errors: why the input was refused.
+        strict: a row with an unknown field is refused.
+        unknown_fields: names in the rows' bodies that the endpoint does not have, each with the first line that has it.
         paused: by a client.
         hold: why it cannot proceed; None: it can.
         closing: the terminal status that it is on its way to, out of ``validating`` or ``in_progress``.
@@ -103,6 +105,8 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: tuple[RowError, ...] = ()
+    strict: bool = False
+    unknown_fields: tuple[tuple[str, int], ...] = ()
     paused: bool = False
     hold: str | None = None
     closing: str | None = None

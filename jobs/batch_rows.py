@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from jobs.endpoints import ENDPOINTS, RESPONSES
+from jobs.known_fields import no_such_field
+from jobs.row_fields import NULL, UNREADABLE, Body, Line, UnknownFields
 
 
 class RowErrorCode(StrEnum):
@@ -22,6 +26,7 @@ class RowErrorCode(StrEnum):
     EMPTY_FILE = "empty_file"
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED = "unsupported"
+    UNKNOWN_PARAMETER = "unknown_parameter"
 
 
 MAX_CUSTOM_ID = 512
@@ -54,36 +59,12 @@ class Rules:
     model: str | None = None
 
 
-class _Line(msgspec.Struct):
-    custom_id: str
-    url: str
-    body: msgspec.Raw
-    method: str = "POST"
-
-
-class _Body(msgspec.Struct):
-    model: str | None = None
-    stream: bool | None = None
-    messages: msgspec.Raw = msgspec.Raw(b"null")
-    prompt: msgspec.Raw = msgspec.Raw(b"null")
-    prompt_embeds: msgspec.Raw = msgspec.Raw(b"null")
-    input: msgspec.Raw = msgspec.Raw(b"null")
-    query: msgspec.Raw = msgspec.Raw(b"null")
-    queries: msgspec.Raw = msgspec.Raw(b"null")
-    text_1: msgspec.Raw = msgspec.Raw(b"null")
-    data_1: msgspec.Raw = msgspec.Raw(b"null")
-    data: msgspec.Raw = msgspec.Raw(b"null")
-    background: msgspec.Raw = msgspec.Raw(b"null")
-    previous_response_id: msgspec.Raw = msgspec.Raw(b"null")
-    conversation: msgspec.Raw = msgspec.Raw(b"null")
-
-
 class _Named(msgspec.Struct):
     custom_id: str
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_line = msgspec.json.Decoder(Line[msgspec.Raw]).decode
+_decode_body = msgspec.json.Decoder(Body).decode
 _decode_members = msgspec.json.Decoder(
     dict[str, msgspec.Raw]
 ).decode  # a line may be 64 MB: make no objects of it
@@ -102,8 +83,7 @@ _TYPES = {
     "object": "a JSON object",
 }
 
-_null = msgspec.Raw(b"null")
-_left_out = (_null, msgspec.Raw(b"false"))
+_left_out = (NULL, msgspec.Raw(b"false"))
 
 _NOT_HERE = {
     RESPONSES: {
@@ -134,7 +114,7 @@ def custom_id_of(line: bytes) -> str:
     return _decode_named(line).custom_id
 
 
-def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowError:
+def check_line(line: bytes, number: int, rules: Rules, fields: UnknownFields) -> tuple[str, str] | RowError:
     """Check an input line; return (custom_id, model), or the error.
 
     The caller checks that each ``custom_id`` occurs once and that the model is served.
@@ -142,13 +122,38 @@ def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowE
     Args:
         line: without its newline; not empty.
         number: its number, from 1.
+        fields: those of the lines before; the line's are added.
     """
+    read = fields.read(line)
+    if read is not None:
+        return _check_envelope(read, number, rules) or _check_body(read.custom_id, read.body, number, rules)
     try:
         row = _decode_line(line)
     except msgspec.ValidationError as error:
         return _wrong_shape(line, number, error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return _not_json(line, number, error)
+    wrong = _check_envelope(row, number, rules)
+    if wrong is not None:
+        return wrong
+    try:
+        body = _decode_body(row.body)
+    except UNREADABLE as error:
+        return _wrong_body(number, error)
+    fields.learn(row.body, number)
+    return _check_body(row.custom_id, body, number, rules)
+
+
+def unknown_parameters(endpoint: str, found: Mapping[str, int]) -> list[RowError]:
+    """Return an error for each unknown field. ``found``: by name, the first line that has it."""
+    return [
+        RowError(RowErrorCode.UNKNOWN_PARAMETER, no_such_field(endpoint, name), line, f"body.{name}")
+        for name, line in found.items()
+    ]
+
+
+def _check_envelope(row: Line[Any], number: int, rules: Rules) -> RowError | None:
+    """Return the error for a field beside the body; None: there is none."""
     if not 1 <= len(row.custom_id) <= MAX_CUSTOM_ID:
         found = f"it has {len(row.custom_id)} characters" if row.custom_id else "it is empty"
         message = f"custom_id: {found}; give the row an id of its own, of 1 to {MAX_CUSTOM_ID} characters"
@@ -161,14 +166,10 @@ def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowE
             f"url is {row.url[:100]!r}, but the batch's endpoint is {rules.endpoint!r}; make them the same"
         )
         return RowError(RowErrorCode.URL_MISMATCH, message, number, "url")
-    return _check_body(row, number, rules)
+    return None
 
 
-def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowError:
-    try:
-        body = _decode_body(row.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _wrong_body(number, error)
+def _check_body(custom_id: str, body: Body, number: int, rules: Rules) -> tuple[str, str] | RowError:
     if not body.model:
         message = "body.model: name a model; GET /v1/models lists what there is"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, "body.model")
@@ -178,10 +179,10 @@ def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowE
             "make a batch for each"
         )
         return RowError(RowErrorCode.MODEL_MISMATCH, message, number, "body.model")
-    return _check_fields(body, number, rules.endpoint) or (row.custom_id, body.model)
+    return _check_fields(body, number, rules.endpoint) or (custom_id, body.model)
 
 
-def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
+def _check_fields(body: Body, number: int, endpoint: str) -> RowError | None:
     """Return the error for a field that a row must not have, or lacks; None: there is none."""
     if body.stream:
         message = "body.stream: a batch's requests cannot be streamed; leave it out"
@@ -191,7 +192,7 @@ def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
             message = f"body.{field}: {why}"
             return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{field}")
     fields = ENDPOINTS[endpoint].prompt_fields
-    if all(getattr(body, field) == _null for field in fields):
+    if all(getattr(body, field) == NULL for field in fields):
         message = f"body.{fields[0]}: Field required: the request has no prompt"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{fields[0]}")
     return None
@@ -213,7 +214,7 @@ def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> Ro
     except msgspec.ValidationError:
         what = _ARRAY if _begins_array(line, number) else f"is not a JSON object; {_FORM}"
         return RowError(RowErrorCode.INVALID_JSON_LINE, f"the line {what}", number)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+    except UNREADABLE as broken:
         return _not_json(line, number, broken)
     lacking = next((name for name in _REQUIRED if name not in members), None)
     if lacking is not None:

@@ -91,6 +91,15 @@ class BatchError(Wire):
     line: int | None = None
 
 
+class BatchWarning(Wire):
+    """A field of a batch's rows that the server does not know, with the first line that has it."""
+
+    code: str
+    message: str = ""
+    param: str | None = None
+    line: int | None = None
+
+
 class BatchErrors(Wire):
     """The faults of a batch's input: a whole list, not a page of one."""
 
@@ -106,6 +115,7 @@ class Batch(Wire):
         output_file_id: rows with a successful response; None until the end, or if there are none.
         error_file_id: the other rows; None as above.
         errors: the faults of the input of a batch that ``failed``.
+        warnings: unknown fields in the rows, such as ``max_token``; the batch runs all the same.
         progress: rates and remaining time; None if the server does not say.
         paused: no further row starts until it is resumed; ``pause_reason`` says why.
         retry_of: the batch whose failed rows this one retries; ``retried_as``: the batch that retries this one's.
@@ -139,6 +149,7 @@ class Batch(Wire):
     retry_of: str | None = None
     retried_as: str | None = None
     webhook_url: str | None = None
+    warnings: tuple[BatchWarning, ...] = ()
     usage: BatchUsage | None = None
 
     @field_validator("request_counts", mode="before")

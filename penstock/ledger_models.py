@@ -14,6 +14,7 @@ class UsageResult(Wire):
 
     Attributes:
         key: id of the API key; ``-``: none was required; ``*``: of a day that is kept without keys; ``other``.
+        key_name: the name that the key has now, if it has one and the caller has the scope ``admin``.
         requests: jobs and rows of batches that ended; ``failures`` failed or expired, ``batch_rows`` were rows.
         input_cached_tokens: those of the input tokens that an engine's cache held.
         gpu_seconds: run time, times the devices of its worker, divided by the worker's slots.
@@ -22,6 +23,7 @@ class UsageResult(Wire):
 
     tenant: str | None = None
     key: str | None = None
+    key_name: str | None = None
     model: str | None = None
     requests: int = 0
     failures: int = 0

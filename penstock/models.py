@@ -124,6 +124,7 @@ class Job(Wire):
         model: its own name, also where an alias was asked for.
         tenant: whose it is; None from a server that is too old to say.
         pool: whose workers run it.
+        store: False: its request and result are deleted once its result was fetched; after that it cannot be retried.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
         eta_s: seconds until it starts, estimated from its pool's rate; None unless queued and measured.
@@ -151,6 +152,7 @@ class Job(Wire):
     pool: str | None = None
     priority: str = "normal"
     stream: bool = False
+    store: bool = True
     metadata: Mapping[str, str] = {}
     attempt: int = 0
     max_attempts: int = 1

@@ -12,10 +12,10 @@ from broker.settings import MetricsSettings, Seconds
 from broker.sources import JSON_TABLE, CommaList, ShellWords, check_sendable
 from jobs.adapters import wrong_name
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
+from jobs.names import DOTTED_NAME, GPUS, HOST_AND_PORT, NAME, POD, VERSION
 from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
 
-_PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -38,13 +38,13 @@ class WorkerSettings(MetricsSettings):
     )
     tool_parser: str = Field(
         "auto",
-        pattern=_PARSER,
+        pattern=DOTTED_NAME,
         description="Engine vllm: vLLM's parser of tool calls. `auto`: the one of the model's family, if it is known; "
         "the log event `parsers_chosen` says which and why. `none`: none. `--tool-call-parser` in `engine_args` wins.",
     )
     reasoning_parser: str = Field(
         "auto",
-        pattern=_PARSER,
+        pattern=DOTTED_NAME,
         description="Engine vllm: vLLM's parser of reasoning, likewise. `--reasoning-parser` in `engine_args` wins.",
     )
     speculation: str | None = Field(
@@ -104,21 +104,19 @@ class WorkerSettings(MetricsSettings):
 
     name: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        pattern=DOTTED_NAME,
         description="The worker's name before @host; default: its device.",
     )
-    pool: str = Field(
-        "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool whose lanes it drains."
-    )
+    pool: str = Field("default", pattern=NAME, description="The pool whose lanes it drains.")
     pool_version: str | None = Field(
         None,
-        pattern=r"^v[1-9][0-9]{0,5}$",
+        pattern=VERSION,
         description="The version of the pool's model that it serves, such as `v2`: its pool is `<pool>-v2` then, with the "
         "settings of the pool. A rollout gives it.",
     )
     pod_deletion_cost: str | None = Field(
         None,
-        pattern=r"^[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}$",
+        pattern=POD,
         description="In Kubernetes, the worker's own pod as `namespace/name`. It then gets an annotation by which the least"
         " busy worker is ended first when a pool shrinks. Its account must be allowed to patch pods, as in the chart.",
     )
@@ -129,7 +127,7 @@ class WorkerSettings(MetricsSettings):
     )
     gpus: str | None = Field(
         None,
-        pattern=r"^(all|\d+(,\d+)*)$",
+        pattern=GPUS,
         description="GPU indices, for example 0,1, or `all`: one worker process for each group of `tensor_parallel`.",
     )
     tensor_parallel: int | None = Field(
@@ -146,7 +144,7 @@ class WorkerSettings(MetricsSettings):
     )
     node_master: str | None = Field(
         None,
-        pattern=r"^[^\s:/]+:\d{1,5}$",
+        pattern=HOST_AND_PORT,
         description="With `nodes`: `host:port` of this worker's machine, as the other nodes reach it (`penstock worker "
         "follow`). The port is vLLM's, and free.",
     )
@@ -240,7 +238,7 @@ class WorkerSettings(MetricsSettings):
     )
     swap_group: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        pattern=NAME,
         description="Workers of one machine with the same group and the same `gpus` take turns on their devices: the "
         "model of one is loaded, the others sleep. See [sharing a GPU](../operate/sharing-a-gpu.md).",
     )

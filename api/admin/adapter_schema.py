@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from broker.settings import TenantName
 from jobs.adapters import MOST_NAME, Adapter, Report, state_of
+from jobs.names import NAME
 
-PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+PoolName = Annotated[str, Field(pattern=NAME)]
 
 
 class AdapterRequest(BaseModel):

@@ -22,15 +22,16 @@ from api.http.asgi import json_response
 from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.openapi import answers, body_docs
-from api.http.pages import Limit, list_view
+from api.http.pages import Limit, list_view, not_of_list
 from api.middleware.trace import asked_by
 from api.services import Services
 from jobs.adapters import Adapter
+from jobs.names import NAME
 
 log = structlog.get_logger(__name__)
 
 _EXAMPLE = {"name": "acme/sql", "pool": "chat", "source": "file-0199f3a2c4d57e8f9a0b1c2d3e4f5a6b"}
-Pool = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Its pool.")]
+Pool = Annotated[str, Path(pattern=NAME, description="Its pool.")]
 Name = Annotated[str, Path(max_length=512, description="Its name, which may contain slashes.")]
 
 
@@ -71,7 +72,8 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """By pool and name, with what each live worker says of it."""
         every = await (adapters.all() if pool is None else adapters.of(await adapters.home(pool)))
-        rest = [one for one in every if after is None or (one.pool, one.name) > _place(after)]
+        last = ("", "") if after is None else _place(after)
+        rest = [one for one in every if (one.pool, one.name) > last]
         return json_response(list_view(await _views(services, rest[:limit]), more=len(rest) > limit))
 
     @router.get(
@@ -137,7 +139,14 @@ async def _shown(services: Services, pool: str, name: str, status: int = 200) ->
 
 
 def _place(ident: str) -> tuple[str, str]:
+    """Read an adapter's id, ``pool/name``.
+
+    Raises:
+        ApiError: 400, it is none.
+    """
     pool, _, name = ident.partition("/")
+    if not (pool and name):
+        raise not_of_list(ident, "an adapter")
     return pool, name
 
 

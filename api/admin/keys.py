@@ -11,9 +11,9 @@ from api.access.identity import actor_of
 from api.admin.key_schema import KeyList, KeyObject, KeyRequest, NewKeyObject, RotateRequest, key_view
 from api.http.asgi import json_response
 from api.http.body import control_body
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError
 from api.http.openapi import answers, body_docs
-from api.http.pages import Limit, list_view
+from api.http.pages import Limit, list_view, not_of_list
 from api.services import Services
 from broker.access import KeyRecord
 from broker.settings import TenantName
@@ -76,7 +76,7 @@ def register(router: APIRouter, services: Services) -> None:
                 raise LookupError(after)
             found, more = await access.page(tenant=tenant, after=after, limit=limit)
         except LookupError:
-            raise invalid("after must be the id of a key of this list", "after") from None
+            raise not_of_list(after or "", "a key") from None
         now_ms = await store.now_ms()
         return json_response(list_view([key_view(record, now_ms) for record in found], more=more))
 

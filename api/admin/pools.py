@@ -17,11 +17,12 @@ from api.middleware.trace import asked_by
 from api.services import Services
 from broker.db.calls.declared import Declared
 from jobs.declared import DeclaredPool
+from jobs.names import NAME
 
 log = structlog.get_logger(__name__)
 
 _EXAMPLE = {"model": "Qwen/Qwen2.5-7B-Instruct", "aliases": ["chat"], "slots": 256}
-Pool = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool.")]
+Pool = Annotated[str, Path(pattern=NAME, description="The pool.")]
 
 
 def register(router: APIRouter, services: Services) -> None:

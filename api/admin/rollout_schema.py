@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.names import NAME
 from jobs.rollouts import Rollout, Version
 
 Model = Annotated[str, Field(min_length=1, max_length=512)]
@@ -44,9 +45,7 @@ class SwitchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    to: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
-        description="The pool that serves from now on."
-    )
+    to: Annotated[str, Field(pattern=NAME)] = Field(description="The pool that serves from now on.")
     drain: bool = Field(default=True, description="Drain the workers of the version before.")
 
 

@@ -24,15 +24,14 @@ from api.http.openapi import answers, body_docs
 from api.middleware.trace import asked_by
 from api.services import Services
 from jobs.access import Actor
+from jobs.names import NAME
 from jobs.rollouts import Mode, Rollout, RolloutError, RolloutState, check_successor
 
 log = structlog.get_logger(__name__)
 
 _TRIES = 5
 _ROOT = "/v1/admin/rollouts"
-Pool = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool, by its first version's name.")
-]
+Pool = Annotated[str, Path(pattern=NAME, description="The pool, by its first version's name.")]
 
 
 def register(router: APIRouter, services: Services) -> None:

@@ -20,12 +20,12 @@ from api.http.openapi import answers, body_docs
 from api.http.pages import list_view
 from api.middleware.trace import asked_by
 from api.services import Services
+from jobs.names import NAME
 
 log = structlog.get_logger(__name__)
 
 _EXAMPLE = {"weight": 3, "requests_per_minute": 600, "tokens_per_day": 2_000_000}
-_NAME = r"^[A-Za-z0-9_-]{1,64}$"
-Name = Annotated[str, Path(pattern=_NAME, description="The tenant's name.")]
+Name = Annotated[str, Path(pattern=NAME, description="The tenant's name.")]
 Body = Annotated[TenantFields, control_body(TenantFields)]
 
 
@@ -45,7 +45,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def list_tenants(
         after: Annotated[
-            str | None, Query(max_length=64, description="The last tenant of the previous page.")
+            str | None, Query(pattern=NAME, description="The last tenant of the previous page.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="Most tenants in a page.")] = 100,
     ) -> Response:

@@ -7,22 +7,25 @@ warnings; with the header ``x-penstock-strict: 1`` it is refused, as OpenAI does
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.types import Scope
 
-from api.admission.known_fields import KNOWN_FIELDS
 from api.http.asgi import Header, asks
-from api.http.errors import ApiError, invalid, meant
+from api.http.errors import ApiError, invalid
+from jobs.batch_model import Batch
+from jobs.known_fields import KNOWN_FIELDS, no_such_field
 
 MOST: Final = 8
-"""Names that a caller is told."""
+"""Unknown names of one request that its answer lists: the first ones."""
 
 MOST_BYTES: Final = 1024
-"""Bytes of the header: a proxy has a few KB for all of an answer's headers."""
+"""Most bytes of the header: a proxy has a few KB for all headers of an answer."""
+
+STRICT_HEADER: Final = b"x-penstock-strict"
+"""Asks that a request with an unknown field is refused."""
 
 _LENGTH: Final = 64
 _NOTED: Final = "penstock.unknown_fields"
@@ -44,7 +47,7 @@ def note_unknown(scope: Scope, endpoint: str, request: Mapping[str, Any], prefix
     if known.issuperset(request):
         return
     names = [name[:_LENGTH] for name in islice((name for name in request if name not in known), MOST)]
-    if asks(scope, b"x-penstock-strict"):
+    if asks(scope, STRICT_HEADER):
         raise _refused(endpoint, names[0], prefix)
     scope[_NOTED] = [(endpoint, name, prefix + name) for name in names]
 
@@ -62,20 +65,20 @@ def unknown_header(scope: Scope) -> list[Header]:
 
 def unknown_warnings(scope: Scope) -> list[dict[str, Any]]:
     """Return a warning for each unknown field of a request."""
+    return [_warning(endpoint, name, param) for endpoint, name, param in scope.get(_NOTED, ())]
+
+
+def batch_warnings(batch: Batch) -> list[dict[str, Any]]:
+    """Return a warning for each unknown field of a batch's rows, with the first line that has it."""
     return [
-        {
-            "code": "unknown_field",
-            "message": f"{_sentence(endpoint, name)}. It is passed on, and most engines ignore it",
-            "param": param,
-        }
-        for endpoint, name, param in scope.get(_NOTED, ())
+        _warning(batch.endpoint, name, f"body.{name}") | {"line": line} for name, line in batch.unknown_fields
     ]
 
 
+def _warning(endpoint: str, name: str, param: str) -> dict[str, Any]:
+    message = f"{no_such_field(endpoint, name)}. It is passed on, and most engines ignore it"
+    return {"code": "unknown_field", "message": message, "param": param}
+
+
 def _refused(endpoint: str, name: str, prefix: str) -> ApiError:
-    return invalid(f"Unknown parameter: {_sentence(endpoint, name)}", prefix + name, "unknown_parameter")
-
-
-@lru_cache(maxsize=1024)
-def _sentence(endpoint: str, name: str) -> str:
-    return f"{endpoint} has no field {name!r}{meant(name, KNOWN_FIELDS[endpoint])}"
+    return invalid(f"Unknown parameter: {no_such_field(endpoint, name)}", prefix + name, "unknown_parameter")

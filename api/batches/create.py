@@ -49,7 +49,13 @@ def refuse_limited_key(scope: Scope) -> None:
 
 
 async def create_batch(
-    services: Services, body: dict[str, Any], key: str | None, identity: Identity, trace: str | None
+    services: Services,
+    body: dict[str, Any],
+    key: str | None,
+    identity: Identity,
+    trace: str | None,
+    *,
+    strict: bool,
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
@@ -100,6 +106,7 @@ async def create_batch(
         output_after_ms=_output_after_ms(body),
         idempotency_key=key,
         trace=trace,
+        strict=strict,
         digest=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
     )
     return await services.batches.create(spec)

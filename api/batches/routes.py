@@ -10,15 +10,16 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import actor_of, identity_of, owner_of
+from api.admission.unknown_fields import STRICT_HEADER
 from api.batches.create import create_batch, refuse_limited_key
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
-from api.http.asgi import add_raw_route, json_response, reply
+from api.http.asgi import add_raw_route, asks, json_response, reply
 from api.http.body import parse_object, read_control_body
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
-from api.http.pages import Limit, Order, list_view
+from api.http.pages import Limit, Order, list_view, not_of_list
 from api.middleware.trace import asked_by, place_of
 from api.services import Services
 from jobs.batches import BatchStatus
@@ -34,7 +35,8 @@ def register(router: APIRouter, services: Services) -> None:
         refuse_limited_key(scope)
         key = idempotency_key(scope)
         body = parse_object(await read_control_body(scope, receive))
-        batch, _ = await create_batch(services, body, key, identity_of(scope), place_of(scope))
+        strict = asks(scope, STRICT_HEADER)
+        batch, _ = await create_batch(services, body, key, identity_of(scope), place_of(scope), strict=strict)
         await reply(send, 200, msgspec.json.encode(batch_view(batch)))
 
     add_raw_route(
@@ -45,7 +47,8 @@ def register(router: APIRouter, services: Services) -> None:
         name="create_batch",
         operation_id="createBatch",
         summary="Create a batch",
-        description="Answered with status `validating`; its rows are checked and run after that.",
+        description="Answered with status `validating`; its rows are checked and run after that. With the header "
+        "`x-penstock-strict: 1`, a row with an unknown field makes the batch fail.",
         responses=answers(BatchObject, 400, 403, 409, 413, 429, 503),
         openapi_extra={"requestBody": CREATE_BODY, "parameters": [key_parameter("batch")]},
     )
@@ -64,7 +67,7 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Newest first."""
         if after is not None and not is_batch_id(after):
-            raise invalid(f"after must be a batch's id, not {after[:64]!r}", "after")
+            raise not_of_list(after, "a batch")
         found, more = await services.batches.page(
             after=after, limit=limit, newest_first=order == "desc", owner=owner_of(request.scope)
         )

@@ -60,6 +60,15 @@ class Errors(BaseModel):
     data: list[RowErrorObject]
 
 
+class RowWarning(BaseModel):
+    """An unknown field of a batch's rows, with the first line that has it. At most 16 are listed."""
+
+    code: Literal["unknown_field"]
+    line: int
+    message: str
+    param: str = Field(examples=["body.max_token"])
+
+
 class RequestCounts(BaseModel):
     """Rows. All zero while `validating`."""
 
@@ -121,6 +130,10 @@ class BatchObject(BaseModel):
     retry_of: str | None
     retried_as: str | None
     webhook_url: str | None
+    warnings: list[RowWarning] = Field(
+        description="Fields in the rows' bodies that the endpoint does not have. Empty while `validating`, and if the "
+        "input is refused."
+    )
 
 
 class BatchList(BaseModel):

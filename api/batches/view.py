@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.admission.unknown_fields import batch_warnings
 from api.http.errors import ApiError
 from api.services import Services
 from jobs.batch_model import Batch
@@ -76,6 +77,7 @@ def batch_view(batch: Batch) -> dict[str, Any]:
         "retry_of": batch.retry_of,
         "retried_as": batch.retried_as,
         "webhook_url": batch.webhook,
+        "warnings": batch_warnings(batch),
     }
 
 

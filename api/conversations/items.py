@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from api.http.errors import ApiError, invalid
+from api.http.pages import not_of_list
 
 MOST_ITEMS = 20
 """In one call: OpenAI's limit."""
@@ -101,7 +102,7 @@ def page_of(
     if after is not None:
         places = [place for place, item in enumerate(ordered) if item["id"] == after]
         if not places:
-            raise invalid(f"Item with id '{after[:64]}' not found.", "after", "invalid_value")
+            raise not_of_list(after, "an item")
         first = places[0] + 1
     return ordered[first : first + limit], len(ordered) > first + limit
 

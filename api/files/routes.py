@@ -12,10 +12,10 @@ from api.files.create import CreateFile
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
 from api.files.view import file_view, found_file
 from api.http.asgi import add_raw_route, json_response
-from api.http.errors import file_not_found, invalid
+from api.http.errors import file_not_found
 from api.http.idempotency import key_parameter
 from api.http.openapi import answers, error_docs, parameter
-from api.http.pages import Order, list_view
+from api.http.pages import Order, list_view, not_of_list
 from api.services import Services
 from jobs.ids import is_file_id
 
@@ -67,7 +67,7 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Newest first."""
         if after is not None and not is_file_id(after):
-            raise invalid(f"after must be a file's id, not {after[:64]!r}", "after")
+            raise not_of_list(after, "a file")
         found, more = await services.files.page(
             after=after,
             limit=limit,

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive, Scope
 
 from api.http.asgi import header
-from api.http.errors import ApiError, invalid, meant, validation_error
+from api.http.errors import ApiError, invalid, validation_error
 from api.http.hangup import ClientGoneError
 from api.http.shape import check_shape
 from jobs.floats import read_float
+from jobs.known_fields import meant
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

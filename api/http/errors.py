@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 from fastapi import Response
 
 from jobs.failures import FAILURES
+from jobs.names import in_words
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -182,12 +181,6 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_request
     return ApiError(400, message, code, param=param)
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """Return a question for the known name that a mistyped one is close to; empty: it is close to none."""
-    close = get_close_matches(name, known, 1, 0.75)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def validation_error(errors: list[Any], skip: int = 0) -> ApiError:
     """Make a 400 from pydantic's errors. It reports the first one.
 
@@ -206,7 +199,8 @@ def validation_error(errors: list[Any], skip: int = 0) -> ApiError:
     # Numbers are places in lists. The names between them are the fields or, in a union, the types that were tried.
     path = [str(item) for item in first["loc"][skip:]]
     where = ".".join(path)
-    return invalid(f"{where}: {first['msg']}" if where else str(first["msg"]), path[0] if path else None)
+    message = in_words(first)
+    return invalid(f"{where}: {message}" if where else message, path[0] if path else None)
 
 
 def no_worker(why: str) -> ApiError:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import BaseModel
 
-from api.http.errors import invalid
+from api.http.errors import ApiError, invalid
 
 After = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Most objects in a page.")]
@@ -32,6 +32,12 @@ def list_view(data: Sequence[dict[str, Any]], *, more: bool) -> dict[str, Any]:
     ids = [item["id"] for item in data]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": more}
+
+
+def not_of_list(after: str, what: str) -> ApiError:
+    """Make the 400 for an ``after`` that names nothing of a list. ``what``: what the list has, such as ``a file``."""
+    message = f"after: {after[:64]!r} is not the id of {what} of this list; pass last_id of the previous page unchanged"
+    return invalid(message, "after")
 
 
 def cursor_view(data: Sequence[dict[str, Any]], cursor: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from broker.listing import DeathCode
 from jobs.endpoints import CHAT, ENDPOINTS, JobEndpoint
 from jobs.lanes import Lane
 from jobs.model import Job, Succeeded, Timings, Usage
+from jobs.names import DEVICE
 from jobs.placement import Placement
 from jobs.states import JobState
 
@@ -61,9 +62,7 @@ class PlacementRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    device: (
-        Annotated[str, Field(min_length=1, max_length=128, strict=True, pattern=r"[A-Za-z0-9]")] | None
-    ) = Field(
+    device: Annotated[str, Field(min_length=1, max_length=128, strict=True, pattern=DEVICE)] | None = Field(
         None,
         description="Words of the device's name, in any order and case, such as `h100`, `H100 80GB` or `cpu`.",
     )
@@ -212,6 +211,9 @@ class JobObject(BaseModel):
     pool: str = Field(description="The pool whose workers run it.")
     priority: LaneName
     stream: bool
+    store: bool = Field(
+        description="False: its request and result are deleted once its result was fetched; after that it cannot be retried."
+    )
     metadata: dict[str, str]
     attempt: int = Field(description="Number of the current or last attempt; 0 before the first.")
     max_attempts: int

@@ -47,6 +47,7 @@ def job_view(
         "pool": job.pool,
         "priority": job.lane.value,
         "stream": job.stream,
+        "store": not job.once,
         "metadata": job.metadata,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,

@@ -20,7 +20,7 @@ from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter, streamed
-from api.http.pages import Limit, Order, list_view
+from api.http.pages import Limit, Order, list_view, not_of_list
 from api.http.strict import shaped_whole
 from api.openai.answer_schema import ChatCompletion, ChatCompletionEvent
 from api.openai.resume import PLACE, resume, starting_after
@@ -63,7 +63,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         CHAT,
         operation_id="listChatCompletions",
         summary="List stored chat completions",
-        responses=answers(ChatList, 400, 404, 503),
+        responses=answers(ChatList, 400, 503),
     )
     async def list_chats(
         request: Request,
@@ -78,7 +78,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
             model=None if model is None else services.catalogue.real_name(model),
             metadata=_pairs(request.query_params),
             limit=limit,
-            after=None if after is None else job_id_of(after),
+            after=None if after is None else _place(after),
             newest_first=order == "desc",
         )
         return Response(await _page(services, page), media_type=_JSON)
@@ -130,6 +130,13 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         messages = await services.bodies.run(len(body), messages_of, job.id, body)
         page, more = messages_page(messages, after=after, limit=limit, newest_first=order == "desc")
         return json_response(list_view(page, more=more))
+
+
+def _place(after: str) -> str:
+    try:
+        return job_id_of(after)
+    except ApiError:
+        raise not_of_list(after, "a chat completion") from None
 
 
 def _register_changes(router: APIRouter, services: Services) -> None:

@@ -9,7 +9,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.admission.stored import Metadata
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError
+from api.http.pages import not_of_list
 from api.http.shown import with_shown
 from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.ids import is_job_id
@@ -118,6 +119,6 @@ def messages_page(
     ordered = list(reversed(messages)) if newest_first else list(messages)
     ids = [message["id"] for message in ordered]
     if after is not None and after not in ids:
-        raise invalid(f"Message with id '{after[:64]}' not found.", "after", "invalid_value")
+        raise not_of_list(after, "a message")
     first = 0 if after is None else ids.index(after) + 1
     return ordered[first : first + limit], len(ordered) > first + limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -17,6 +17,7 @@ from api.http.openapi import answers
 from api.services import Services
 from api.settings import Price
 from broker.usage import Row, Tally, UsageStore
+from jobs.access import is_key_id
 
 GROUPS: Final = ("tenant", "key", "model")
 _MOST_RESULTS: Final = 10_000
@@ -35,6 +36,9 @@ class UsageResult(BaseModel):
     key: str | None = Field(
         description="Id of the API key; `-`: none was required; `*`: days older than 62, which are kept without keys; "
         "`other`: rows beyond `usage_rows_max`."
+    )
+    key_name: str | None = Field(
+        description="The name that the key has now; null: it has none, or the caller lacks the scope `admin`."
     )
     model: str | None
     requests: int = Field(description="Jobs and rows of batches that ended.")
@@ -130,7 +134,8 @@ def register(router: APIRouter, services: Services) -> None:
             of_it = sums[opens]
             results += place not in of_it
             of_it[place] = of_it.get(place, _Sum()).add(row, settings.prices)
-        data = [_bucket(opens, bucket, found) for opens, found in sums.items()]
+        names = await _names(services, sums.values()) if owner_of(request.scope) is None else {}
+        data = [_bucket(opens, bucket, found, names) for opens, found in sums.items()]
         more = following is not None
         page = {
             "object": "page",
@@ -160,7 +165,17 @@ def _days(start: float | None, end: float | None, most: int) -> tuple[date, date
     return first, last
 
 
-def _bucket(opens: date, bucket: str, found: Mapping[tuple[str | None, ...], _Sum]) -> dict[str, Any]:
+async def _names(
+    services: Services, found: Iterable[Mapping[tuple[str | None, ...], _Sum]]
+) -> dict[str, str]:
+    """Return the names of the keys that the groups have, by id."""
+    keys = {place[GROUPS.index("key")] for groups in found for place in groups}
+    return await services.access.names({key for key in keys if key is not None and is_key_id(key)})
+
+
+def _bucket(
+    opens: date, bucket: str, found: Mapping[tuple[str | None, ...], _Sum], names: Mapping[str, str]
+) -> dict[str, Any]:
     closes = (
         (opens.replace(day=28) + timedelta(days=4)).replace(day=1)
         if bucket == "month"
@@ -171,16 +186,20 @@ def _bucket(opens: date, bucket: str, found: Mapping[tuple[str | None, ...], _Su
         "start_time": _at(opens),
         "end_time": _at(closes),
         "results": [
-            _result(place, found[place])
+            _result(place, found[place], names)
             for place in sorted(found, key=lambda place: [one or "" for one in place])
         ],
     }
 
 
-def _result(place: tuple[str | None, ...], of: _Sum) -> dict[str, Any]:
+def _result(place: tuple[str | None, ...], of: _Sum, names: Mapping[str, str]) -> dict[str, Any]:
+    tenant, key, model = place
     return {
         "object": "usage.result",
-        **dict(zip(GROUPS, place, strict=True)),
+        "tenant": tenant,
+        "key": key,
+        "key_name": names.get(key or ""),
+        "model": model,
         "requests": of.tally.requests,
         "failures": of.tally.failures,
         "batch_rows": of.tally.rows,

@@ -17,7 +17,7 @@ from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import timing_headers
 from api.http.openapi import answers, body_docs, error_docs, parameter, streamed
-from api.http.pages import ItemList, Limit, list_view
+from api.http.pages import ItemList, Limit, list_view, not_of_list
 from api.http.waiting import wait_for_end
 from api.middleware.trace import asked_by
 from api.openai.answer_schema import ResponseDeleted, ResponseEvent, ResponseObject
@@ -167,7 +167,7 @@ def _page(
     if after is not None:
         begin = next((place for place, item in enumerate(items, 1) if item["id"] == after), 0)
         if not begin:
-            raise invalid("after is not an item of this list; pass last_id unchanged", "after")
+            raise not_of_list(after, "an item")
     return list_view(items[begin : begin + limit], more=len(items) > begin + limit)
 
 

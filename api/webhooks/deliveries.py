@@ -16,12 +16,13 @@ from api.middleware.trace import asked_by
 from api.services import Services
 from api.webhooks.schema import DeadLetterList, DeliveryList, SentObject
 from api.webhooks.view import dead_letter_view, delivery_view, found_webhook, webhook_not_found
+from jobs.names import ENTRY_ID
 
 log = structlog.get_logger(__name__)
 
 After = Annotated[
     str | None,
-    Query(pattern=r"^[0-9]{1,16}-[0-9]{1,18}$", description="The last entry's id of the previous page."),
+    Query(pattern=ENTRY_ID, description="The last entry's id of the previous page."),
 ]
 
 

@@ -11,9 +11,9 @@ from api.access.identity import actor_of, identity_of, owner_of, tenant_of
 from api.admission.webhook_url import check_webhook_url
 from api.http.asgi import json_response
 from api.http.body import control_body
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError
 from api.http.openapi import answers, body_docs
-from api.http.pages import Limit, list_view
+from api.http.pages import Limit, list_view, not_of_list
 from api.middleware.trace import asked_by
 from api.services import Services
 from api.webhooks.schema import (
@@ -89,7 +89,7 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Newest first."""
         if after is not None and not is_webhook_id(after):
-            raise invalid("after must be the id of a webhook", "after")
+            raise not_of_list(after, "a webhook")
         owner = tenant if tenant is not None and identity_of(asked.scope).admin else owner_of(asked.scope)
         found, more = await webhooks.page(after=after, limit=limit, owner=owner)
         now_ms = await store.now_ms()

@@ -17,7 +17,7 @@ from penstock.cli._run import print_json
 from penstock.cli._table import Column, Columns, about, ago, left, panel, printable, screen, table
 
 if TYPE_CHECKING:
-    from penstock.batch_models import Batch, File, RequestCounts
+    from penstock.batch_models import Batch, BatchError, BatchWarning, File, RequestCounts
     from penstock.fleet_models import Worker
     from penstock.models import Health, Job, Model
 
@@ -230,12 +230,14 @@ def batch_panel(batch: Batch) -> None:
         ("retry of", batch.retry_of),
         ("retried as", batch.retried_as),
         *((f"metadata {key}", value) for key, value in (batch.metadata or {}).items()),
-        *(
-            ("error", (f"line {one.line}: " if one.line is not None else "") + f"{one.code}: {one.message}")
-            for one in errors
-        ),
+        *(("warning", f"{_at(one)}{one.message}") for one in batch.warnings),
+        *(("error", f"{_at(one)}{one.code}: {one.message}") for one in errors),
     ]
     screen().print(panel(batch.id, fields))
+
+
+def _at(found: BatchError | BatchWarning) -> str:
+    return "" if found.line is None else f"line {found.line}: "
 
 
 def rows_done(counts: RequestCounts, rates: tuple[float | None, float | None, float | None] | None) -> str:

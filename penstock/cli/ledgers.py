@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from penstock.ledger_models import Act, UsageBucket, UsageResult
 
 _GROUPS = ("tenant", "key", "model")
+_SHOWN = {"key": ("key", "key_name")}
+_MAY_LACK = {"key_name", "cost"}
+"""Columns that a table leaves out if no line has a value."""
+
 _COUNTS = (
     *("requests", "failures", "batch_rows", "input_tokens", "input_cached_tokens", "output_tokens"),
     *("gpu_seconds", "cost"),
@@ -59,13 +63,14 @@ def usage(
       penstock usage --by tenant,model --since 7d --bucket day
       penstock usage --by tenant,key --bucket month --since 365d --csv > usage.csv
 
-    Whole days of UTC are counted. A key sees its own tenant; one with the scope admin sees all.
+    Whole days of UTC are counted. A key sees its own tenant; one with the scope admin sees all, and the names of keys.
     """  # noqa: D301  # \b is click's mark
     step: Literal["day", "month"] = "month" if bucket == "month" else "day"
     with console.client() as client:
         found = client.usage.get(group_by=by, bucket=step, start=time.time() - since, tenant=tenant)
     rows = _total(found) if bucket == "all" else [(one.start_time, it) for one in found for it in one.results]
-    names = (*(("from",) if bucket != "all" else ()), *(name for name in _GROUPS if name in by), *_COUNTS)
+    groups = [name for group in _GROUPS if group in by for name in _SHOWN.get(group, (group,))]
+    names = (*(("from",) if bucket != "all" else ()), *groups, *_COUNTS)
     lines = [_line(start, result, names) for start, result in rows]
     if as_csv:
         writer = csv.writer(sys.stdout)
@@ -107,7 +112,7 @@ def _cell_of(name: str) -> Callable[[dict[str, Any]], str]:
 
 
 def _print_usage(lines: list[dict[str, Any]], names: tuple[str, ...]) -> None:
-    shown = [name for name in names if name != "cost" or any(line["cost"] is not None for line in lines)]
+    shown = [name for name in names if name not in _MAY_LACK or any(line[name] is not None for line in lines)]
     columns: Columns[dict[str, Any]] = [
         Column(name.replace("_", " "), _cell_of(name), right=name in _COUNTS) for name in shown
     ]

@@ -9,6 +9,7 @@ import pydantic
 from pydantic_settings import SettingsError
 
 from broker.sources import PREFIX, given
+from jobs.names import in_words
 from penstock.server.names import check_names
 from penstock.server.settings import fields
 
@@ -72,7 +73,7 @@ def bad_settings(error: pydantic.ValidationError) -> str:
         name = str(found["loc"][0]).lower().removeprefix(PREFIX.lower()) if found["loc"] else "settings"
         where = " or ".join([*_option(name), f"{PREFIX}{name.upper()}"])
         it_is = given(fields().get(name), found)
-        problems.append(f"bad setting {name} ({where}): {found['msg'].removeprefix('Value error, ')}{it_is}")
+        problems.append(f"bad setting {name} ({where}): {in_words(found)}{it_is}")
     return "; ".join(problems)
 
 

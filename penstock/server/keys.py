@@ -18,6 +18,7 @@ from broker.db.client import connect
 from broker.db.errors import KeyInactiveError, StoreError
 from broker.jobs import JobStore
 from jobs import access
+from jobs.names import in_words
 from penstock.errors import ArgumentError, ConflictError, NotFoundError
 from penstock.key_models import ApiKey
 from penstock.server.errors import starting
@@ -80,7 +81,7 @@ class DirectKeys:
             )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise ArgumentError(f"{first['loc'][0]}: {first['msg']}") from None
+            raise ArgumentError(f"{first['loc'][0]}: {in_words(first)}") from None
         key = access.ApiKey.new()
 
         async def act(keys: AccessStore) -> KeyRecord:

@@ -6,8 +6,8 @@ import importlib
 
 import pytest
 
-from api.admission.known_fields import KNOWN_FIELDS
 from jobs import endpoints as paths
+from jobs.known_fields import KNOWN_FIELDS
 
 REQUESTS: dict[str, tuple[str, str]] = {
     paths.CHAT: ("openai.chat_completion", "ChatCompletionRequest"),

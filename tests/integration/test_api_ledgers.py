@@ -90,7 +90,7 @@ async def test_usage_is_grouped_priced_and_in_buckets_of_days_and_months(
         "input_cached_tokens": 400,
     }
     one |= {"output_tokens": 500, "gpu_seconds": 1.0, "cost": (600 * 2 + 400 * 1 + 500 * 4) / 1e6 + 0.001}
-    head = {"object": "usage.result", "tenant": None, "key": None, "model": None}
+    head = {"object": "usage.result", "tenant": None, "key": None, "key_name": None, "model": None}
 
     def times(count: int, **place: str) -> dict[str, Any]:
         return head | {name: pytest.approx(value * count) for name, value in one.items()} | place
@@ -161,6 +161,37 @@ async def test_the_command_prints_usage_as_a_table_csv_and_json_lines(
     text = await command(priced, "usage", "--by", "tenant", "--text")
     assert "alice" in text
     assert "2,000" in text
+
+
+async def test_usage_has_the_names_of_keys_for_administrators(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    access, keys = AccessStore(puppet.store), {name: ApiKey.new() for name in ("ann", "ops")}
+    for name, key in keys.items():
+        scopes = {Scope.ADMIN} if name == "ops" else TENANT_SCOPES
+        await access.create(key, PEPPER.encode(), tenant=name, scopes=frozenset(scopes), name=name)
+    ann = keys["ann"].id
+    await ran(puppet, "ann", ann, 2)
+    await ran(puppet, "bob", None, 1)
+    with ApiServer(broker_settings, require_keys=True, key_pepper=PEPPER) as server:
+        async with server.client(headers={"authorization": f"Bearer {keys['ann']}"}) as http:
+            (own,) = results((await http.get("/v1/usage", params={"group_by": "key"})).json())
+            assert (own["key"], own["key_name"]) == (ann, None)  # it may not list keys
+        async with server.client(headers={"authorization": f"Bearer {keys['ops']}"}) as http:
+            everybody = results((await http.get("/v1/usage", params={"group_by": "key"})).json())
+            assert [(one["key"], one["key_name"]) for one in everybody] == [("-", None), (ann, "ann")]
+            await sign_in(http, str(keys["ops"]))
+            assert f"ann ({ann})" in (await http.get("/console/usage?group=key")).text
+            rows = list(csv.DictReader(io.StringIO((await http.get("/console/usage.csv?group=key")).text)))
+            assert [(row["key"], row["key_name"]) for row in rows] == [("'-", ""), (ann, "ann")]
+        words = ("--url", server.url, "--api-key", str(keys["ops"]), "usage", "--by", "key")
+        lines = (await command(server, *words, "--json")).splitlines()
+        assert [(json.loads(line)["key"], json.loads(line)["key_name"]) for line in lines] == [
+            ("-", None),
+            (ann, "ann"),
+        ]
+        assert "key name" in (text := await command(server, *words, "--text"))
+        assert "ann" in text
 
 
 async def test_acts_over_http_are_listed_by_route_sdk_and_command(

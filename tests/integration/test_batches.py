@@ -23,7 +23,7 @@ __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fix
 
 pytestmark = pytest.mark.asyncio
 
-OURS = {"priority", "progress", "paused", "pause_reason", "retry_of", "retried_as", "webhook_url"}
+OURS = {"priority", "progress", "paused", "pause_reason", "retry_of", "retried_as", "webhook_url", "warnings"}
 
 
 def golden(batch: Any, **given: Any) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def golden(batch: Any, **given: Any) -> dict[str, Any]:
         "retry_of": None,
         "retried_as": None,
         "webhook_url": None,
+        "warnings": [],
         **given,
     }
 
@@ -168,6 +169,24 @@ async def test_inputs_of_no_use(
     await work()
     batch = await ended(client, (await create(client, rows)).id)
     assert (batch.status, batch.errors.data[0].code) == ("failed", code)
+
+
+async def test_unknown_fields_of_rows_are_reported_and_refused_if_asked(
+    client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    await work()
+    rows = [row(0), row(1, max_token=3), row(2, max_token=4, seed=1)]
+    batch = await ended(client, (await create(client, rows)).id)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3)
+    (warning,) = batch.warnings
+    assert (warning["code"], warning["line"], warning["param"]) == ("unknown_field", 2, "body.max_token")
+    assert "did you mean 'max_tokens'?" in warning["message"]
+    strict = await create(client, rows, extra_headers={"x-penstock-strict": "1"})
+    refused = await ended(client, strict.id)
+    assert (refused.status, refused.warnings) == ("failed", [])
+    (error,) = refused.errors.data
+    assert (error.code, error.line, error.param) == ("unknown_parameter", 2, "body.max_token")
+    assert "did you mean 'max_tokens'?" in error.message
 
 
 async def test_rows_that_fail_go_to_the_error_file(client: openai.AsyncOpenAI, work: Callable) -> None:

@@ -164,6 +164,7 @@ async def filled(api: ApiServer, store: JobStore, puppet: Puppet, tenant: str) -
         await puppet.succeed(await puppet.take(), b'{"choices":[]}')
         for _ in range(2):
             await fail()
+        await fail(store=False)  # its first visitor takes its request away
         retried = await fail()
         await http.post(f"/v1/jobs/{retried}/retry")
         await puppet.succeed(await puppet.take())

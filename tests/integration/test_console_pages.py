@@ -118,6 +118,19 @@ async def test_the_dead_are_counted_by_code_and_model(http: httpx.AsyncClient, p
     assert retried[0]["error"] is None
 
 
+async def test_no_retry_is_offered_of_a_job_that_keeps_no_request(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    kept = await kill(http, puppet, FailureCode.TIMEOUT)
+    once = await submit(http, store=False)
+    await puppet.fail(await puppet.take(), JobError(FailureCode.TIMEOUT, "too long"))
+    page = (await http.get("/console/dead")).text
+    assert set(re.findall(r'id="row-(job_\w+)"', page)) == {kept, once}
+    assert re.findall(r"/v1/jobs/(job_\w+)/retry", page) == [kept]
+    assert f"/v1/jobs/{kept}/retry" in (await http.get(f"/console/jobs/{kept}")).text
+    assert "/retry" not in (await http.get(f"/console/jobs/{once}")).text
+
+
 async def test_our_client_asks_the_same(api: ApiServer, http: httpx.AsyncClient, puppet: Puppet) -> None:
     dead = await kill(http, puppet, FailureCode.TIMEOUT)
     low = await submit(http, priority="low")

@@ -12,6 +12,7 @@ import pydantic
 
 from broker.settings import BrokerSettings, MetricsSettings
 from broker.sources import given, settings_file
+from jobs.names import NAME, WORDS, in_words
 from workers.devices.swap_groups import MODELS, BadModelsError, expanded
 from workers.settings import WorkerSettings
 
@@ -39,8 +40,6 @@ KEYS = tuple(
     if name not in BrokerSettings.model_fields and name not in {"pool", "pool_version", "name", "data_dir"}
 )
 """The keys that a table may hold; those that a worker shares with other processes come last."""
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class PoolsStartError(Exception):
@@ -85,8 +84,8 @@ def _pools_of(name: str, table: Any) -> dict[str, Mapping[str, Any]]:
     file = settings_file()
     if not isinstance(table, dict):
         raise PoolsStartError(f"{file}: [pools] {name}: a pool is a table of its own, [pools.{name}]")
-    if not _NAME.fullmatch(name):
-        raise PoolsStartError(f"{file}: [pools.{name}]: a pool's name is up to 64 letters, digits, - and _")
+    if not re.fullmatch(NAME, name):
+        raise PoolsStartError(f"{file}: [pools.{name}]: bad name of a pool; {WORDS[NAME]}")
     for key in table:
         if key not in KEYS and key != MODELS:
             raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
@@ -151,7 +150,7 @@ def _one(name: str, table: Mapping[str, Any], overrides: Mapping[str, Any]) -> W
             key = str(found["loc"][0]) if found["loc"] else ""
             if key in table and key not in overrides:
                 it_is = given(WorkerSettings.model_fields.get(key), found)
-                msg = f"{settings_file()}: [pools.{name}] {key}: {found['msg']}{it_is}"
+                msg = f"{settings_file()}: [pools.{name}] {key}: {in_words(found)}{it_is}"
                 raise PoolsStartError(msg) from error
         raise
 

@@ -57,6 +57,7 @@ async def load(visit: Visit) -> dict[str, Any]:
         "retryable": ended
         and job["retried_as"] is None
         and not batch
+        and job["store"]
         and job["priority"] in visit.lanes
         and (request is not None or visit.anew),
         "batch": batch,

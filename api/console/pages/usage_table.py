@@ -60,9 +60,15 @@ def by_group(buckets: Sequence[Mapping[str, Any]], group: str) -> list[Line]:
     found: dict[str, list[Result]] = {}
     for bucket in buckets:
         for result in bucket["results"]:
-            found.setdefault(str(result[group]), []).append(result)
+            found.setdefault(_name_of(result, group), []).append(result)
     lines = [total(name, results) for name, results in found.items()]
     return sorted(lines, key=lambda line: (-line.tokens, line.name))
+
+
+def _name_of(result: Result, group: str) -> str:
+    """Return a result's group; of a key, its name too."""
+    name = result["key_name"] if group == "key" else None
+    return f"{name} ({result[group]})" if name else str(result[group])
 
 
 def by_day(buckets: Sequence[Mapping[str, Any]]) -> list[Line]:
@@ -85,7 +91,7 @@ def chart(buckets: Sequence[Mapping[str, Any]], group: str, names: Sequence[str]
     }
     for place, bucket in enumerate(buckets):
         for result in bucket["results"]:
-            name = str(result[group])
+            name = _name_of(result, group)
             tokens = result["input_tokens"] + result["output_tokens"]
             values[name if name in shown else "(others)"][place] += tokens
     return {
@@ -98,11 +104,13 @@ def written(buckets: Sequence[Mapping[str, Any]], group: str) -> str:
     """Return the results as CSV (RFC 4180), one line a day and group."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["day", group, *FIGURES])
+    named = ["key_name"] if group == "key" else []
+    writer.writerow(["day", group, *named, *FIGURES])
     for bucket in buckets:
         for result in bucket["results"]:
             figures = ["" if result[name] is None else result[name] for name in FIGURES]
-            writer.writerow([day_of(bucket), _cell(str(result[group])), *figures])
+            names = [_cell(result[name] or "") for name in named]
+            writer.writerow([day_of(bucket), _cell(str(result[group])), *names, *figures])
     return out.getvalue()
 
 

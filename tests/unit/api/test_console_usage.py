@@ -28,6 +28,10 @@ def result(group: str, tokens: int, cost: float | None = None) -> dict[str, Any]
     }
 
 
+def of_key(key: str, name: str | None, tokens: int) -> dict[str, Any]:
+    return result("", tokens) | {"key": key, "key_name": name}
+
+
 def bucket(day: int, *results: dict[str, Any]) -> dict[str, Any]:
     return {"start_time": START + day * DAY, "results": list(results)}
 
@@ -41,6 +45,17 @@ def test_groups_are_added_up_over_the_days_and_the_largest_comes_first() -> None
         ("a", 2, None),
     ]
     assert lines[0].figures["gpu_seconds"] == 1.0
+
+
+def test_a_key_is_shown_with_its_name() -> None:
+    buckets = [bucket(0, of_key("k1", "ann", 5), of_key("-", None, 1))]
+    lines = by_group(buckets, "key")
+    assert [line.name for line in lines] == ["ann (k1)", "-"]
+    drawn = chart(buckets, "key", [line.name for line in lines])
+    assert [(one["name"], one["values"]) for one in drawn["series"]] == [("ann (k1)", [10]), ("-", [2])]
+    buckets = [bucket(0, of_key("k1", "=ann()", 5), of_key("-", None, 1))]
+    rows = list(csv.DictReader(io.StringIO(written(buckets, "key"))))
+    assert [(row["key"], row["key_name"]) for row in rows] == [("k1", "'=ann()"), ("'-", "")]
 
 
 def test_days_are_added_up_and_the_newest_comes_first() -> None:

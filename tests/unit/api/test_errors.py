@@ -135,9 +135,10 @@ def test_no_error_lacks_a_row() -> None:
 
 
 def test_a_validation_error_names_the_field() -> None:
-    error = validation_error([{"loc": ("body", "messages", 0, "role"), "msg": "Field required"}], skip=1)
+    role = {"type": "missing", "loc": ("body", "messages", 0, "role"), "msg": "Field required"}
+    error = validation_error([role], skip=1)
     assert (error.param, error.message) == ("messages", "messages.0.role: Field required")
-    assert validation_error([{"loc": (), "msg": "wrong"}]).param is None
+    assert validation_error([{"type": "value_error", "loc": (), "msg": "wrong"}]).param is None
 
 
 def _ending(state: JobState, error: JobError | None = None, result: bytes = b"") -> Ending:

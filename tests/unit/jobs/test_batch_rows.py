@@ -7,6 +7,7 @@ import pytest
 
 from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line, read_row
 from jobs.endpoints import BATCH_ENDPOINTS
+from jobs.row_fields import UnknownFields
 
 CHAT = "/v1/chat/completions"
 RULES = Rules(CHAT, "m")
@@ -27,10 +28,14 @@ def body(**changes: object) -> dict[str, object]:
     return {**GOOD["body"], **changes}  # type: ignore[dict-item]
 
 
+def check(text: bytes, number: int, rules: Rules) -> tuple[str, str] | RowError:
+    return check_line(text, number, rules, UnknownFields(rules.endpoint))
+
+
 def test_a_good_line() -> None:
-    assert check_line(line(), 1, RULES) == ("a", "m")
-    assert check_line(line(method=...), 1, Rules(CHAT)) == ("a", "m")
-    assert check_line(line() + b"\r", 1, RULES) == ("a", "m")
+    assert check(line(), 1, RULES) == ("a", "m")
+    assert check(line(method=...), 1, Rules(CHAT)) == ("a", "m")
+    assert check(line() + b"\r", 1, RULES) == ("a", "m")
     row = read_row(line())
     assert (row.custom_id, json.loads(row.body)) == ("a", GOOD["body"])
 
@@ -61,7 +66,7 @@ def test_a_good_line() -> None:
     ],
 )
 def test_bad_lines(text: bytes, code: RowErrorCode, param: str | None) -> None:
-    found = check_line(text, 17, RULES)
+    found = check(text, 17, RULES)
     assert isinstance(found, RowError)
     assert (found.code, found.line, found.param) == (code, 17, param)
     assert found.message
@@ -98,7 +103,7 @@ def test_bad_lines(text: bytes, code: RowErrorCode, param: str | None) -> None:
     ],
 )
 def test_an_error_names_the_field_and_what_to_do(text: bytes, words: str) -> None:
-    found = check_line(text, 17, RULES)
+    found = check(text, 17, RULES)
     assert isinstance(found, RowError)
     assert found.message.startswith(words)
     assert found.line == 17
@@ -106,7 +111,7 @@ def test_an_error_names_the_field_and_what_to_do(text: bytes, words: str) -> Non
 
 @pytest.mark.parametrize("text", [b"[", b'[{"custom_id": "a"},', b"[" + line() + b"]"])
 def test_a_file_that_is_one_array_is_told_how_to_convert(text: bytes) -> None:
-    found = check_line(text, 1, RULES)
+    found = check(text, 1, RULES)
     assert isinstance(found, RowError)
     assert "begins a JSON array" in found.message
     assert "jq -c '.[]' FILE" in found.message
@@ -128,7 +133,7 @@ def test_a_file_that_is_one_array_is_told_how_to_convert(text: bytes) -> None:
 )
 def test_rows_of_responses_stand_for_themselves(given: dict[str, object], param: str | None) -> None:
     text = line(url="/v1/responses", body={"model": "m", "input": "hi", **given})
-    found = check_line(text, 17, Rules("/v1/responses"))
+    found = check(text, 17, Rules("/v1/responses"))
     if param is None:
         assert found == ("a", "m")
     else:
@@ -138,15 +143,15 @@ def test_rows_of_responses_stand_for_themselves(given: dict[str, object], param:
 
 
 def test_what_rows_of_responses_must_leave_out_others_may_have() -> None:
-    assert check_line(line(body=body(background=True, conversation="c")), 1, RULES) == ("a", "m")
+    assert check(line(body=body(background=True, conversation="c")), 1, RULES) == ("a", "m")
 
 
 @pytest.mark.parametrize("endpoint", BATCH_ENDPOINTS)
 def test_every_endpoint_has_its_prompt(endpoint: str) -> None:
     given = {"messages": [], "prompt": "x", "input": "x", "query": "x", "queries": "x"}
     text = line(url=endpoint, body={"model": "m", **given})
-    assert check_line(text, 1, Rules(endpoint)) == ("a", "m")
-    assert isinstance(check_line(line(url=endpoint, body={"model": "m"}), 1, Rules(endpoint)), RowError)
+    assert check(text, 1, Rules(endpoint)) == ("a", "m")
+    assert isinstance(check(line(url=endpoint, body={"model": "m"}), 1, Rules(endpoint)), RowError)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_every_endpoint_has_its_prompt(endpoint: str) -> None:
 def test_a_wrong_line_is_not_made_into_objects(line: bytes) -> None:
     tracemalloc.start()
     try:
-        assert isinstance(check_line(line, 1, RULES), RowError)
+        assert isinstance(check(line, 1, RULES), RowError)
         assert tracemalloc.get_traced_memory()[1] < 100_000  # the objects would take 5 MB
     finally:
         tracemalloc.stop()

@@ -128,7 +128,7 @@ BAD = {
     "[pools.chat": "penstock.toml cannot be read: ",
     "pools = 3": "penstock.toml: pools must be tables",
     "[pools]\nchat = 3": "penstock.toml: [pools] chat: a pool is a table of its own, [pools.chat]",
-    '[pools."a b"]': "penstock.toml: [pools.a b]: a pool's name",
+    '[pools."a b"]': "penstock.toml: [pools.a b]: bad name of a pool; use 1 to 64 characters: letters (a-z, A-Z), digits, ",
     "[pools.chat]\ntensor_paralel = 2": (
         "penstock.toml: [pools.chat] tensor_paralel: there is no such key; did you mean tensor_parallel?"
     ),
@@ -140,7 +140,7 @@ BAD = {
     "[pools.chat]\nworkers = 0": "penstock.toml: [pools.chat] workers: Input should be greater",
     "[pools.chat]\naliases = 3": "penstock.toml: [pools.chat] aliases: Input should be a valid tuple",
     "[pools.chat]\nopenai_endpoints = ['/v1/audio']": (
-        "penstock.toml: [pools.chat] openai_endpoints: Value error, /v1/audio: not one of /v1/chat/completions, "
+        "penstock.toml: [pools.chat] openai_endpoints: /v1/audio: not one of /v1/chat/completions, "
     ),
     "model = 'x'\n[pools.chat]\nmodel = 'y'": (
         "penstock.toml: model: it stands beside the pools chat; move it into the table of one"
