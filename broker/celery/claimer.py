@@ -1,7 +1,7 @@
 """What a worker asks of its pool's queue: the next jobs while it has room, and else to be woken by the bells.
 
-A claim that gets less than it asked for has found all that this worker may take. Then it waits: for the bell that ``accept``
-rings, for those that ring on what they leave, or for a change of its own room. It also asks once a second, in case the bell
+A claim that gets less than it asked for, or leaves nothing, has found all that this worker may take. Then it waits: for the
+bell that ``accept`` rings, for those that ring on what they leave, or for a change of its own room. It also asks once a second, in case the bell
 that rang for it was lost with a connection.
 
 The claims that Redis gave and Celery has not handed to the pool yet are kept here, so that each is either taken or given
@@ -71,6 +71,9 @@ class Room:
     def more_than(self, other: Room) -> bool:
         """Whether it lets a kind of work in that the other does not."""
         return self.bulk > 0 >= other.bulk or self.suspects > 0 >= other.suspects
+
+
+_ALL = Room(MOST, MOST_BULK, 1, 0.0)
 
 
 class Claimer:
@@ -191,11 +194,13 @@ class Claimer:
             self._ask_at = min(self._ask_at, now + answer.ask_again_ms / 1000)
         if answer.fenced:
             self._pause_until = now + _PAUSE_S
-        elif len(answer.jobs) >= call.room or call.again:
+        elif call.again or (answer.left and len(answer.jobs) >= call.room):
             self._satisfied = None
+        elif not answer.left:
+            self._satisfied = _ALL  # more room is no reason to ask
         elif self._satisfied is not None and bulk >= max(1, call.bulk_room):
             self._satisfied = dataclasses.replace(self._satisfied, bulk=0)  # there may be more of it
-        elif not answer.jobs:
+        if not (answer.jobs or answer.fenced):
             self._empty_left = min(_EMPTY_PER_S, self._empty_left + (now - self._empty_at) * _EMPTY_PER_S) - 1
             self._empty_at = now
             if self._empty_left < 0:

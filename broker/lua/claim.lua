@@ -241,15 +241,15 @@ define('claim', function(a)
     end_job(late[1], read(K.job(late[1]), JOB), ON.expire.queued, a.retention_ms, {in_queue = late[2]})
   end
   -- Ring on: others may sleep, and take what is left. If nothing is, a bell that rang for what was taken here would wake one for nothing.
+  local waits, bulk_waits = 0, c.counts['depth:bulk'] > 0
+  for i = 1, #LANES - 1 do waits = waits + c.counts['depth:' .. LANES[i]] end
   if c.ids[1] or c.left then
-    local waits = 0
-    for i = 1, #LANES - 1 do waits = waits + c.counts['depth:' .. LANES[i]] end
     if waits > 0 then ring(a.pool, 'normal') else redis.call('DEL', K.bell(a.pool)) end
   end
-  if c.counts['depth:bulk'] <= 0 then
+  if not bulk_waits then
     if next(c.active_bulk) then redis.call('DEL', K.bulk_bell(a.pool)) end
   elseif c.ids[1] or c.left or a.bulk_room <= 0 then
     ring(a.pool, 'bulk')
   end
-  return {jobs = c.jobs, ask_again_ms = c.ask_again}, c.blobs
+  return {jobs = c.jobs, ask_again_ms = c.ask_again, left = (waits > 0 or bulk_waits) or nil}, c.blobs
 end)

@@ -320,6 +320,16 @@ def test_bulk_does_not_starve_behind_calls_for_ever(start: Callable[..., Core]) 
     assert bulk in core.ended
 
 
+def test_bulk_that_comes_with_a_call_to_an_idle_engine_has_not_waited(start: Callable[..., Core]) -> None:
+    """It was lifted before all calls at once: nothing had looked at bulk since the engine was idle."""
+    core = start(slots=1)
+    core.add(0, 20, 5)
+    core.add(BULK, 20, 5)
+    core.add(0, 20, 5)
+    core.until(lambda: len(core.ended) == 3)
+    assert core.ended[-1].startswith("bulk")
+
+
 def test_an_aim_for_calls_makes_the_batch_of_bulk_smaller_and_loses_nothing(
     start: Callable[..., Core],
 ) -> None:
@@ -373,6 +383,25 @@ def test_a_vllm_that_it_does_not_fit_keeps_its_own(
     monkeypatch.setitem(lanes._METHODS, "schedule_lanes", ("self",))
     core = start()
     assert type(core.scheduler).__module__.startswith("vllm.")
+
+
+@pytest.mark.parametrize(
+    ("calls", "bulk", "waits"), [(6, 0, True), (1, 1, True), (2, 0, False), (0, 6, False)]
+)
+def test_a_busy_engine_waits_for_calls_that_may_still_come(
+    start: Callable[..., Core], calls: int, bulk: int, waits: bool
+) -> None:
+    """The next step is made up late, unless the engine is nearly idle, or no call is likely."""
+    core = start(pace=replace(PACE, base_s=0.02))
+    for _ in range(calls):
+        core.add(0, 20, 200)
+    for _ in range(bulk):
+        core.add(BULK, 20, 200)
+    core.step(60)
+    one_ahead = (
+        len(core.core.batch_queue or ()) == 1
+    )  # only with asynchronous scheduling is there a step under way
+    assert (core.scheduler.next_step_at() > 0) == (waits and one_ahead)
 
 
 def test_the_fit_is_that_of_the_pace(start: Callable[..., Core]) -> None:

@@ -38,11 +38,13 @@ class Claimed(Answer):
         jobs: the order is that in which they were next.
         fenced: the worker's lease has ended, so it gets nothing.
         ask_again_ms: a job was left to another worker for so long; None: wait for the bell.
+        left: the pool's queue has more, for this worker or for others.
     """
 
     jobs: tuple[ClaimedJob, ...] = ()
     fenced: bool = False
     ask_again_ms: int | None = None
+    left: bool = False
 
 
 class Claim(Call[Claimed]):

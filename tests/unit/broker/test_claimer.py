@@ -76,8 +76,23 @@ def test_it_asks_for_what_it_has_room_for_and_at_once_again_if_it_got_all_of_it(
     scene.room = Room(50, 2, 0, 0.02)
     call = scene.asks()
     assert (call.worker, call.pool, call.room, call.bulk_room, call.suspects) == ("w", "p", 32, 2, 0)
-    assert len(scene.answers(32)) == 32
+    assert len(scene.answers(32, left=True)) == 32
     assert scene.asks().token != call.token
+
+
+def test_what_leaves_nothing_is_no_reason_to_ask_again_even_if_room_comes(scene: Scene) -> None:
+    """A worker at its bound whose callers wait for its answers: a claim before the next call has come gets nothing, and many
+    such claims would count as bells that ring for nothing.
+    """
+    scene.room = Room(4, 0, 0, 0.02)
+    scene.asks()
+    scene.answers(4)
+    scene.room = Room(0, 0, 1, 0.02)
+    assert scene.claimer.command() is None
+    scene.room = Room(2, 2, 1, 0.02)
+    assert scene.waits() == ([OWN, BELL, BULK], 1.0)
+    scene.claimer.receive([BELL.encode(), b"1"])
+    assert scene.asks().room == 2
 
 
 def test_bulk_is_claimed_in_small_bites_and_asked_for_while_there_is_room(scene: Scene) -> None:
@@ -85,9 +100,9 @@ def test_bulk_is_claimed_in_small_bites_and_asked_for_while_there_is_room(scene:
     scene.room = Room(200, 100, 1, 0.02)
     call = scene.asks()
     assert (call.room, call.bulk_room) == (32, MOST_BULK)
-    scene.answers(MOST_BULK, lane=Lane.BULK)
-    assert scene.asks().bulk_room == MOST_BULK  # at once: there may be more
-    scene.answers(MOST_BULK, lane=Lane.BULK)
+    scene.answers(MOST_BULK, lane=Lane.BULK, left=True)
+    assert scene.asks().bulk_room == MOST_BULK  # at once: there is more
+    scene.answers(MOST_BULK, lane=Lane.BULK, left=True)
     scene.room = Room(200, 0, 1, 0.005)
     assert scene.waits() == (
         [OWN, BELL],
@@ -132,7 +147,7 @@ def test_after_less_than_it_asked_for_it_waits_for_the_bells(scene: Scene) -> No
 def test_room_that_comes_is_a_reason_to_ask(scene: Scene, room: Room) -> None:
     roomy, scene.room = scene.room, room
     scene.asks()
-    scene.answers()
+    scene.answers(left=True)
     bells, wait_s = scene.waits()
     assert (BULK in bells, wait_s) == (room.bulk > 0, 0.02)
     scene.claimer.receive(None)

@@ -11,7 +11,7 @@ step, and leaves the step itself to vLLM:
 - which bulk sequences sit a step out, if ``interactive_slo_ms`` asks for a smaller batch.
 
 With asynchronous scheduling vLLM makes step k+1 up as soon as step k has begun, so a call that comes during k misses both.
-While calls are likely :meth:`LaneMixin.next_step_at` puts that off until shortly before k ends, as the fit of earlier steps
+While calls are likely and the engine is busy, :meth:`LaneMixin.next_step_at` puts that off until shortly before k ends, as the fit of earlier steps
 (:class:`.step_model.StepModel`) foretells.
 
 The interface is not public: ``tests/e2e/test_lane_scheduler.py`` holds the contract for the pinned version, and
@@ -46,6 +46,8 @@ from workers.engines.vllm.step_model import StepModel
 
 _EVICT_AT_ONCE = 4
 _MOST_HOLD_S = 0.25
+_BUSY = 0.5
+"""From this share of the slots on, calls alone are a load under which one more is likely to come during each step."""
 _CALL_PROMPT = 0.05
 """Weight of a new call in the mean length of calls' prompts."""
 
@@ -97,11 +99,11 @@ class LaneMixin:
 
     def add_request(self, request: Any) -> None:
         """Also see whether it is a call."""
+        if not self.requests:
+            self._bulk_ran_s = self.clock()  # no step has looked since the engine was idle
         if request.priority < BULK:
             self._last_call_s = self.clock()
             self._call_prompt += _CALL_PROMPT * (request.num_prompt_tokens - self._call_prompt)
-        elif not self.requests:
-            self._bulk_ran_s = self.clock()  # no step has looked since the engine was idle
         super().add_request(request)  # type: ignore[misc]
 
     def schedule(self, throttle_prefills: bool = False) -> Any:  # noqa: FBT001, FBT002 - vLLM's
@@ -151,7 +153,7 @@ class LaneMixin:
             or len(self._under_way) != 1
             or not self._model.ready
             or now - self._last_call_s > RECENT_S
-            or not self._bulk_running
+            or not (self._bulk_running or len(self.running) >= _BUSY * self._most_running)
         ):
             return 0.0
         begun, decodes, prompt = self._under_way[0]
