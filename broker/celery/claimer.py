@@ -1,8 +1,8 @@
 """What a worker asks of its pool's queue: the next jobs while it has room, and else to be woken by the bells.
 
 A claim that gets less than it asked for, or leaves nothing, has found all that this worker may take. Then it waits: for the
-bell that ``accept`` rings, for those that ring on what they leave, or for a change of its own room. It also asks once a second, in case the bell
-that rang for it was lost with a connection.
+bell that ``accept`` rings, for those that ring on what they leave, or for a change of its own room. It also asks once a
+second, in case the bell that rang for it was lost with a connection.
 
 The claims that Redis gave and Celery has not handed to the pool yet are kept here, so that each is either taken or given
 back.

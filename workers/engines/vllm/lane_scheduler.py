@@ -11,8 +11,8 @@ step, and leaves the step itself to vLLM:
 - which bulk sequences sit a step out, if ``interactive_slo_ms`` asks for a smaller batch.
 
 With asynchronous scheduling vLLM makes step k+1 up as soon as step k has begun, so a call that comes during k misses both.
-While calls are likely and the engine is busy, :meth:`LaneMixin.next_step_at` puts that off until shortly before k ends, as the fit of earlier steps
-(:class:`.step_model.StepModel`) foretells.
+While calls are likely and the engine is busy, :meth:`LaneMixin.next_step_at` puts that off until shortly before k ends, as
+the fit of earlier steps (:class:`.step_model.StepModel`) foretells.
 
 The interface is not public: ``tests/e2e/test_lane_scheduler.py`` holds the contract for the pinned version, and
 :func:`.lanes.misfit` looks at it before it is used.
