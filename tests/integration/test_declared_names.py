@@ -252,7 +252,7 @@ async def test_another_model_is_refused_while_jobs_wait_for_the_first(http, pupp
     await declare(http, slots=8)  # the same model
     refused = (await declare(http, status=409, model="n"))["error"]
     assert (refused["code"], refused["param"]) == ("jobs_waiting", "model")
-    assert "1 jobs wait in the pool 'chat' for 'm'" in refused["message"]
+    assert "1 jobs and 0 rows of batches wait in the pool 'chat' for 'm'" in refused["message"]
     assert (await declare(http, model="n", force=True))["model"] == "n"
     await puppet.live("n")
     claim = await puppet.take()
