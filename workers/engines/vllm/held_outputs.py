@@ -20,7 +20,9 @@ LUMP_TOKENS = 32
 _SLOW_STEP_S = 0.1
 """After a step as slow as this nothing is held back: there is nothing to gain."""
 
-IN_LUMPS = "penstock_in_lumps"
+RESERVED = "penstock_"
+"""How our keys in the ``extra_args`` of sampling parameters begin. Callers set other ones there, with ``vllm_xargs``."""
+IN_LUMPS = f"{RESERVED}in_lumps"
 """Key in the ``extra_args`` of a stream's sampling parameters: its chunks are made of any number of tokens alike."""
 
 
