@@ -7,7 +7,6 @@ nobody else removes: not the operator, not the storage, not another worker.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,16 +16,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from jobs.adapters import Adapter
 from storage import Storage
 from storage.base import disk_error
+from workers import own_folders
 from workers.engines.base import AdapterBrokenError
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
-_LOCK, _TRIED, _DEATHS = "lock", "tried-", "deaths"
+_OWN, _TRIED, _DEATHS = "worker-", "tried-", "deaths"
 _MOST_DEATHS = 2
 """Workers that ended while they loaded a version, after which no other on this machine tries it."""
 
@@ -55,7 +55,7 @@ class AdapterFiles:
         self._copies: OrderedDict[Path, None] = OrderedDict()
         (root / _DEATHS).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._remove_left()
-        self._own, self._lock = _new_folder(root)
+        self._own, self._lock = own_folders.make_own(root, _OWN)
 
     def folder(self, adapter: Adapter) -> Path:
         """Return the folder of a version, whether it is there or not. Another name or other files have another one."""
@@ -139,60 +139,23 @@ class AdapterFiles:
         """
         if not died:
             self.end_trial()
-        self._lock.close()
+        os.close(self._lock)
         self._remove_left()
 
     def _remove_left(self) -> None:
-        """Remove the folders of workers that are no more, and count what they tried when they ended.
+        """Remove the folders of workers that are no more, and count what they tried when they ended."""
+        own_folders.remove_left(self._root, _OWN, self._count_death)
 
-        All that is noted is a file's name, so a full disk, or a death at any moment, keeps no folder.
-        """
-        for folder in self._root.glob("worker-*"):
-            with suppress(OSError), _locked(folder / _LOCK):
-                for tried in folder.glob(f"{_TRIED}*"):
-                    with suppress(OSError):
-                        tried.rename(
-                            self._root / _DEATHS / f"{tried.name.removeprefix(_TRIED)}.{folder.name}"
-                        )
-                shutil.rmtree(folder, ignore_errors=True)
+    def _count_death(self, folder: Path) -> None:
+        for tried in folder.glob(f"{_TRIED}*"):
+            with suppress(OSError):  # a name takes no room on a full disk
+                tried.rename(self._root / _DEATHS / f"{tried.name.removeprefix(_TRIED)}.{folder.name}")
 
 
 def _unlink(files: Iterable[Path]) -> None:
     for file in files:
         with suppress(OSError):
             file.unlink(missing_ok=True)
-
-
-def _new_folder(root: Path) -> tuple[Path, IO[bytes]]:
-    """Make a worker's folder and lock it.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    while True:
-        folder = root / f"worker-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir(mode=0o700)
-        # Until it is locked, a worker that starts or ends may take it for a dead one's, and remove it.
-        with suppress(FileNotFoundError, BlockingIOError):
-            lock = _locked(folder / _LOCK)
-            if os.fstat(lock.fileno()).st_nlink:
-                return folder, lock
-            lock.close()
-
-
-def _locked(file: Path) -> IO[bytes]:
-    """Lock a file until it is closed, which the end of a process does, too. It is made if it is missing.
-
-    Raises:
-        OSError: it cannot be opened; ``BlockingIOError``: a living process has locked it.
-    """
-    opened = file.open("ab")
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        opened.close()
-        raise
-    return opened
 
 
 def _unpack(archive: Path, folder: Path) -> None:
