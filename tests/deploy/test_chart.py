@@ -335,6 +335,14 @@ def test_our_rules_and_dashboards_are_in_it() -> None:
     assert boards == {path.name: path.read_text() for path in folder.glob("*.json")}
 
 
+def test_a_pod_that_does_not_run_yet_is_no_target() -> None:
+    """Else PenstockApiDown fires while its image is pulled."""
+    monitors = of_kind(rendered(*values("mixed-fleet")), "ServiceMonitor")
+    assert len(monitors) == 3
+    keep = {"action": "keep", "sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running"}
+    assert all(keep in endpoint["relabelings"] for one in monitors for endpoint in one["spec"]["endpoints"])
+
+
 def test_network_policies_cover_every_pod_and_port() -> None:
     objects = rendered(*EVERYTHING)
     policies = of_kind(objects, "NetworkPolicy")
