@@ -335,6 +335,15 @@ def test_our_rules_and_dashboards_are_in_it() -> None:
     assert boards == {path.name: path.read_text() for path in folder.glob("*.json")}
 
 
+def test_pods_that_are_not_ready_hold_no_node() -> None:
+    """With Redis away none is, and a node could not be drained."""
+    budgets = of_kind(
+        rendered(*LEAST, "--set", "pools.chat.podDisruptionBudget.enabled=true"), "PodDisruptionBudget"
+    )
+    assert len(budgets) == 2
+    assert all(each["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for each in budgets)
+
+
 def test_a_pod_that_does_not_run_yet_is_no_target() -> None:
     """Else PenstockApiDown fires while its image is pulled."""
     monitors = of_kind(rendered(*values("mixed-fleet")), "ServiceMonitor")
