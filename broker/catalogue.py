@@ -275,11 +275,15 @@ class Catalogue:
         self._models = models
         self._declared, self._scaling = declared, scaling
         registered = [(a, m) for pools in models.values() for m in pools.values() for a in m.aliases]
-        open_pools = served | declared.keys() | self._marks.held
+        serving = served | self._marks.held
+        # A pool without a worker has the aliases that it declares. Those of its last worker count if nobody else has them.
+        asleep = {pool for pool, one in declared.items() if one.pool == pool} - serving
+        heard = serving | declared.keys() - asleep
         self._aliases = {
-            **{alias: m.name for alias, m in registered if m.pool not in open_pools},
+            **{alias: m.name for alias, m in registered if m.pool not in heard | asleep},
+            **{alias: m.name for alias, m in registered if m.pool in asleep},
             **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},
-            **{alias: m.name for alias, m in registered if m.pool in open_pools},
+            **{alias: m.name for alias, m in registered if m.pool in heard},
             **given,
         }
         live: dict[tuple[str, str], tuple[KnownWorker, ...]] = {}

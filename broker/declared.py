@@ -45,8 +45,8 @@ class DeclaredPools(StorePart):
 
         Args:
             by: who asked, for the audit stream; None: a process of ours. The same below.
-            force: change the model although jobs wait for the one before, which workers of another model fail; and take
-                names that only pools without a worker and a declaration have.
+            force: change the model although jobs, or rows of batches, wait for the one before, which workers of another
+                model fail; and take names that only pools without a worker and a declaration have.
         """
         return await self._call(PoolDeclare(pool.pool, _text(pool), force or None, encoded(by)))
 

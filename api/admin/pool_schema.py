@@ -41,8 +41,8 @@ class PoolRequest(BaseModel):
     devices: int = Field(1, ge=1, le=1024, description="How many devices a worker has.")
     force: bool = Field(
         False,
-        description="Change the model although jobs wait for the one before; workers of the new one fail them. "
-        "Take names that only pools without a worker and a declaration have.",
+        description="Change the model although jobs or rows of batches wait for the one before; workers of the new one fail "
+        "them. Take names that only pools without a worker and a declaration have.",
     )
 
     def declared(self, pool: str) -> DeclaredPool:

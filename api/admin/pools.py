@@ -52,8 +52,9 @@ def register(router: APIRouter, services: Services) -> None:
         """From now on requests for its model are queued although no worker is alive, and wait within their time limits.
 
         Your autoscaler starts workers for what waits, by `GET /v1/autoscaling/{pool}`. What the first one registers of its
-        model then counts, and stays known. Another model is refused while jobs wait for the one before (409 `jobs_waiting`),
-        as its workers would fail them. `force` does it nevertheless, and takes names of pools that are gone.
+        model then counts, and stays known. Another model is refused while jobs or rows of batches wait for the one before
+        (409 `jobs_waiting`), as its workers would fail them. `force` does it nevertheless, and takes names of pools that are
+        gone.
         """
         one = body.declared(pool)
         answer = await declared.put(one, actor_of(request.scope), force=body.force)
@@ -95,8 +96,9 @@ def _refusal(one: DeclaredPool, answer: Declared) -> ApiError | None:
         return ApiError(409, message, "name_taken", param=param)
     if answer.kind == "waiting":
         message = (
-            f"{answer.jobs} jobs wait in the pool {one.pool!r} for {answer.model!r}, which workers of {one.model[:256]!r} "
-            f"would fail: wait, end them with DELETE /v1/queues/{one.pool}/{{lane}}, or say `force`"
+            f"{answer.jobs} jobs and {answer.rows} rows of batches wait in the pool {one.pool!r} for {answer.model!r}; "
+            f"workers of {one.model[:256]!r} would fail them: wait, end the jobs with "
+            f"DELETE /v1/queues/{one.pool}/{{lane}} and cancel the batches, or say `force`"
         )
         return ApiError(409, message, "jobs_waiting", param="model")
     return None

@@ -98,3 +98,19 @@ function NAMES.is_model(name)
   end
   return false
 end
+
+-- Whether another pool that takes calls has a model, or an adapter, with this as its own name. A pool whose jobs are queued in this one is
+-- no other.
+function NAMES.is_elsewhere(name, pool)
+  for other, text in pairs(NAMES.declarations()) do
+    local record = NAMES.declaration(text)
+    if record and record.model == name and other ~= pool and home_of(other) ~= pool then return true end
+  end
+  for _, key in ipairs({K.models(), K.adapted()}) do
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+      local other, its = string.match(field, '^(%S+) (.*)$')
+      if its == name and other ~= pool and home_of(other) ~= pool and NAMES.is_open(other) then return true end
+    end
+  end
+  return false
+end

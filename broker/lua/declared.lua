@@ -4,12 +4,35 @@ local function declare(pool, record)
   redis.call('SADD', K.pools(), pool)
 end
 
-local function waiting_in(pool)
+-- The jobs that wait in a pool for a worker, also those that run again later.
+local function jobs_waiting_in(pool)
   local jobs = 0
   for _, lane in ipairs(LANES) do
     for _, count in ipairs(redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)) do jobs = jobs + (number(count) or 0) end
   end
+  for _, id in ipairs(redis.call('ZRANGE', K.delayed(), 0, -1)) do
+    local last = redis.call('HGET', K.job(id), 'pool')
+    if last and home_of(last) == pool then jobs = jobs + 1 end
+  end
   return jobs
+end
+
+-- The rows, of batches that have not ended, which only this pool can run: for its model, or for an adapter of that. Most of them are in no
+-- job yet. A batch that is not validated yet is checked against the models that there are then.
+local function rows_waiting_for(pool, model)
+  local only_here, rows = {}, 0
+  for _, id in ipairs(redis.call('SMEMBERS', K.batches_active())) do
+    local s = read(K.batch(id), {'status', 'closing', 'model', 'total', 'completed', 'failed'})
+    if s.status == 'in_progress' and not s.closing then
+      local name = s.model or ''
+      if only_here[name] == nil then
+        local here = name == model or redis.call('HEXISTS', K.adapted(), pool .. ' ' .. name) == 1
+        only_here[name] = here and not NAMES.is_elsewhere(name, pool)
+      end
+      if only_here[name] then rows = rows + (number(s.total) or 0) - (number(s.completed) or 0) - (number(s.failed) or 0) end
+    end
+  end
+  return rows
 end
 
 define('pool_declare', function(a)
@@ -22,8 +45,10 @@ define('pool_declare', function(a)
     taken.kind = 'name'
     return taken
   end
-  local jobs = waiting_in(a.pool)
-  if old and old.model ~= record.model and jobs > 0 and not a.force then return {kind = 'waiting', model = old.model, jobs = jobs} end
+  if old and old.model ~= record.model and not a.force then
+    local jobs, rows = jobs_waiting_in(a.pool), rows_waiting_for(a.pool, old.model)
+    if jobs + rows > 0 then return {kind = 'waiting', model = old.model, jobs = jobs, rows = rows} end
+  end
   declare(a.pool, a.record)
   audit(a, 'pool.declare', 'pool ' .. a.pool, {model = record.model})
   look('') -- a batch may wait for its model

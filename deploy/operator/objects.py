@@ -24,6 +24,8 @@ FINGERPRINT: Final = "penstock.dev/fingerprint"
 MANAGER: Final = "penstock-operator"
 _HELM: Final = frozenset({"helm.sh/chart", "app.kubernetes.io/managed-by"})
 _MOST_NAME: Final = 63
+_MOST_WINDOW_S: Final = 3600
+"""Kubernetes refuses a HorizontalPodAutoscaler that looks further back."""
 _ONE_BY_ONE: Final = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 _LIGHT: Final = frozenset({"openai", "simulated"})
 _PLACEMENT: Final = (
@@ -113,7 +115,8 @@ def scaled_object(base: Base, pool: ModelPool, version: str) -> Object:
     drain_s = _drain_s(base, pool)
     spec["cooldownPeriod"] = max(int(spec["cooldownPeriod"]), drain_s)
     down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
-    down["stabilizationWindowSeconds"] = max(int(down["stabilizationWindowSeconds"]), drain_s + 20)
+    longest = max(int(down["stabilizationWindowSeconds"]), drain_s + 20)
+    down["stabilizationWindowSeconds"] = min(longest, _MOST_WINDOW_S)
     most = _most(scaling, base.target)
     spec["triggers"] = [_trigger(one, most[one["name"]]) for one in spec["triggers"] if one["name"] in most]
     meta = _metadata(base, pool, version, base.deployment["metadata"].get("labels", {}))

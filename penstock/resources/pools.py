@@ -114,12 +114,12 @@ class Pools(Part[Driver]):
             aliases: further names of the model.
             slots: jobs that one worker runs at once; None: as the last one that registered.
             device: name of a worker's device, with ``devices`` of them and ``device_memory_gb`` together.
-            force: change the model although jobs wait for the one before, which workers of the new one fail; and take names
-                that only pools without a worker and a declaration have.
+            force: change the model although jobs or rows of batches wait for the one before, which workers of the new one
+                fail; and take names that only pools without a worker and a declaration have.
 
         Raises:
-            ConflictError: a name means another model in another pool (``name_taken``), or jobs wait for the model that the
-                pool had (``jobs_waiting``).
+            ConflictError: a name means another model in another pool (``name_taken``), or jobs or rows of batches wait for
+                the model that the pool had (``jobs_waiting``).
             BadRequestError: a value is out of range.
             ArgumentError: the pool's name is empty.
         """

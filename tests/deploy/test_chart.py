@@ -52,7 +52,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         *LEAST,
         *("--set", "networkPolicy.enabled=false", "--set", "flower.enabled=false"),
     ),
-    "long names": (*LEAST, "--set", f"fullnameOverride={'x' * 60}", "--set", f"pools.{'P_' * 20}.gpus=8"),
+    "long names": (*LEAST, "--set", f"fullnameOverride={'x' * 60}", "--set", f"pools.{'P_' * 20}p.gpus=8"),
 }
 
 
@@ -101,6 +101,9 @@ def schemas() -> Iterator[None]:
 def test_every_object_fits_its_schema(case: str) -> None:
     for each in rendered(*MATRIX[case]):
         assert len(each["metadata"]["name"]) <= 63
+        pod = each.get("spec", {}).get("template", {}).get("metadata", {})
+        for value in (*each["metadata"].get("labels", {}).values(), *pod.get("labels", {}).values()):
+            assert re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", value), value
         if model := custom().get(each["kind"]):
             again = model.model_validate(each).model_dump(by_alias=True, exclude_unset=True, mode="json")
             assert again == each  # the models drop what they do not know
@@ -189,6 +192,29 @@ def scaled(*options: str) -> dict[str, Any]:
         rendered(*values("mixed-fleet"), *options), "ScaledObject", "penstock-worker-chat"
     )
     return found["spec"]
+
+
+def test_a_pool_that_drains_for_hours_has_the_window_that_kubernetes_allows() -> None:
+    spec = scaled("--set", "pools.chat.drainSeconds=7200")
+    down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert (down["stabilizationWindowSeconds"], spec["cooldownPeriod"]) == (3600, 7200)
+
+
+def test_pools_whose_long_names_begin_alike_have_objects_of_their_own() -> None:
+    pools = {f"qwen2-5-72b-instruct-{one}": {"gpus": 1} for one in ("a", "b")}
+    names = [
+        each["metadata"]["name"]
+        for each in of_kind(rendered(*LEAST, "--set-json", f"pools={json.dumps(pools)}"), "Deployment")
+    ]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_the_valkey_of_the_chart_gets_its_passwords_and_no_other_secret() -> None:
+    (pod,) = (each["spec"]["template"]["spec"] for each in of_kind(rendered(*EVERYTHING), "StatefulSet"))
+    (secret,) = (each["secret"] for each in pod["volumes"] if "secret" in each)
+    script = (CHART / "files" / "start.sh").read_text()
+    users = re.findall(r"^for user in (.*); do$", script, re.MULTILINE)[0].split()
+    assert secret["items"] == [{"key": f"redis_{user}", "path": f"redis_{user}"} for user in users]
 
 
 def test_a_pool_of_no_replicas_has_none_and_scales_from_zero() -> None:
@@ -309,6 +335,23 @@ def test_our_rules_and_dashboards_are_in_it() -> None:
     assert boards == {path.name: path.read_text() for path in folder.glob("*.json")}
 
 
+def test_pods_that_are_not_ready_hold_no_node() -> None:
+    """With Redis away none is, and a node could not be drained."""
+    budgets = of_kind(
+        rendered(*LEAST, "--set", "pools.chat.podDisruptionBudget.enabled=true"), "PodDisruptionBudget"
+    )
+    assert len(budgets) == 2
+    assert all(each["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for each in budgets)
+
+
+def test_a_pod_that_does_not_run_yet_is_no_target() -> None:
+    """Else PenstockApiDown fires while its image is pulled."""
+    monitors = of_kind(rendered(*values("mixed-fleet")), "ServiceMonitor")
+    assert len(monitors) == 3
+    keep = {"action": "keep", "sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running"}
+    assert all(keep in endpoint["relabelings"] for one in monitors for endpoint in one["spec"]["endpoints"])
+
+
 def test_network_policies_cover_every_pod_and_port() -> None:
     objects = rendered(*EVERYTHING)
     policies = of_kind(objects, "NetworkPolicy")
@@ -342,6 +385,8 @@ def test_the_operator_reaches_the_api_whoever_else_may() -> None:
         ((*LEAST, "--set", "pools.chat.settings.retention_s=60"), r"retention_s"),
         ((*LEAST, "--set", "pools.chat.engine=magic"), r"engine"),
         ((*LEAST, "--set", "pools.a b.gpus=1"), r"a b"),
+        ((*LEAST, "--set", "pools.chat_.gpus=1"), r"chat_"),
+        ((*LEAST, "--set", "api.ingress.enabled=true"), r"api/ingress/hosts"),
         ((*LEAST, "--set", "pools.chat.autoscaling.enabled=true"), r"autoscaling\.slots is not set"),
         ((*values("mixed-fleet"), "--set", "keda.trigger=metrics-api"), r"keda\.apiKeySecret is not set"),
         ((*LEAST, "--set", "keda.trigger=redis"), r"trigger"),

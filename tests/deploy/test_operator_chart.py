@@ -170,6 +170,15 @@ def test_the_operator_scales_as_the_chart_does(case: str, trigger: str) -> None:
     assert account in {one["metadata"]["name"] for one in rendered(*words) if one["kind"] == "ServiceAccount"}
 
 
+@pytest.mark.parametrize("base_s", [120, 7200])
+def test_a_pool_that_drains_for_hours_has_the_window_that_kubernetes_allows(base_s: int) -> None:
+    base = base_of(*LEAST, "--set", f"worker.drainSeconds={base_s}")
+    pool = as_read({"model": "m", "drainSeconds": 7200, "scaling": {"max": 2, "slots": 8}})
+    spec = objects.scaled_object(base, pool, "chat")["spec"]
+    down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert (down["stabilizationWindowSeconds"], spec["cooldownPeriod"]) == (3600, 7200)
+
+
 def test_a_version_has_names_and_settings_of_its_own() -> None:
     pool, base = as_read({"model": "m", "device": {"gpus": 0}}), base_of(*LEAST)
     made = objects.deployment(base, pool, "chat-v2")

@@ -172,6 +172,17 @@ async def test_two_streams_in_lumps_have_few_outputs_and_one_has_many(held: Engi
         assert (held.outputs.total() < 40) is (streams == 2)
 
 
+async def test_a_caller_cannot_ask_for_lumps(held: Engine) -> None:
+    """A stream of several choices goes through vLLM's own code, token by token."""
+    endpoint, body = SHAPES["n=3"]
+    held.outputs.clear()
+    held.tokens.clear()
+    asked = {**body, "vllm_xargs": {"penstock_in_lumps": 1, "another": 1}}
+    await held.streamed("job_asks", endpoint, asked)
+    assert held.outputs == held.tokens
+    assert held.tokens.total() == 300
+
+
 async def test_an_aborted_stream_loses_none_of_its_tokens(held: Engine) -> None:
     body = {"prompt": "The river", "max_tokens": 900, "ignore_eos": True}
     whole, _ = await held.streamed("job_whole", COMPLETIONS, {**body, "max_tokens": 500})

@@ -14,6 +14,7 @@ import pytest
 
 from workers.devices.tiny_models import build_tiny_model
 from workers.engines.settings import VllmSettings
+from workers.engines.vllm.held_outputs import IN_LUMPS
 from workers.engines.vllm.lane_policy import BULK, STARVED_S
 from workers.engines.vllm.step_cost import StepCost
 
@@ -43,7 +44,7 @@ class Core:
     def scheduler(self) -> Any:
         return self.core.scheduler
 
-    def add(self, priority: int, prompt: int, tokens: int, *, prefix: int = 0) -> str:
+    def add(self, priority: int, prompt: int, tokens: int, *, prefix: int = 0, in_lumps: bool = False) -> str:
         """Add a request of so many prompt tokens, that asks for so many tokens."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine import EngineCoreRequest
@@ -51,6 +52,8 @@ class Core:
         n = next(self._ids)
         name = f"{'call' if priority < BULK else 'bulk'}-{n}"
         params = SamplingParams(max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+        if in_lumps:
+            params.extra_args = {IN_LUMPS: True}
         ids = [300 + (prefix or n) % 7000, *(400 + k % 7000 for k in range(prompt - 1))]
         request = EngineCoreRequest(
             name, ids, None, params, None, float(n), None, None, None, priority=priority
@@ -361,6 +364,25 @@ def test_an_abort_of_a_request_that_made_way(start: Callable[..., Core]) -> None
     core.step(2)
     assert core.scheduler.get_request_counts() == (0, 0)
     assert core.scheduler.kv_cache_manager.usage == 0.0
+
+
+def test_a_stream_that_makes_way_gets_what_was_held_back(start: Callable[..., Core]) -> None:
+    core = start(slots=4, bulk_reserve=0.0)
+    core.scheduler.many, core.scheduler.stream_s = 1, 60.0
+    bulk = [core.add(BULK, 40, 60, prefix=n + 1, in_lumps=True) for n in range(4)]
+    requests = [core.scheduler.requests[name] for name in bulk]
+    core.until(lambda: all(len(getattr(one, "penstock_held", None) or ()) >= 3 for one in requests))
+    core.add(0, 20, 40)
+    core.until(lambda: core.scheduler.evictions == 1, limit=5)
+    core.step(2)
+    (out,) = (one for one in requests if one.num_preemptions)
+    assert out.status.name == "PREEMPTED"
+    assert core.texts[out.request_id] == list(out.output_token_ids)
+    core.until(lambda: len(core.ended) == 5)
+    assert [core.texts[one.request_id] for one in requests] == [
+        list(one.output_token_ids) for one in requests
+    ]
+    assert [one.num_output_tokens for one in requests] == [60] * 4
 
 
 def test_another_policy_is_left_to_vllm(start: Callable[..., Core], caplog: pytest.LogCaptureFixture) -> None:

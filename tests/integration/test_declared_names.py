@@ -14,6 +14,7 @@ import pytest_asyncio
 import structlog
 
 from broker.adapters import Adapters
+from broker.catalogue import Catalogue
 from broker.db.errors import RegistrationRefusedError
 from broker.declared import DeclaredPools
 from broker.jobs import JobStore
@@ -203,6 +204,50 @@ async def test_a_pool_of_the_settings_with_no_worker_keeps_its_adapters_names(st
     assert sorted(answer.changed) == ["chat", "moved"]
 
 
+@pytest.mark.parametrize("other", ["a", "z"])
+async def test_an_alias_follows_the_declaration_not_the_pool_s_last_worker(store, puppet, other) -> None:
+    """Whichever pool is read first."""
+    declared, catalogue = DeclaredPools(store), Catalogue(store)
+    await declared.put(DeclaredPool(pool="chat", model="m"))
+    await puppet.live("m", aliases=["quick", "m-old"])
+    await store.bury(puppet.name)
+    await Puppet(store, "other-1", other).live("n")
+    assert (await declared.put(DeclaredPool(pool="chat", model="n", aliases=("quick",)))).kind == "changed"
+    await catalogue.refresh()
+    assert (catalogue.real_name("quick"), catalogue.real_name("m-old")) == ("n", "m")
+
+
+@pytest.mark.parametrize("lives", [False, True])
+async def test_a_name_follows_its_declaration_whatever_the_last_worker_of_another_pool_had(
+    http, store, puppet, lives
+) -> None:
+    declared, moved = DeclaredPools(store), Puppet(store, "moved-1", "moved")
+    settings = [
+        DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True),
+        DeclaredPool(pool="moved", model="n", from_settings=True),
+    ]
+    await declared.take_over(settings)
+    await puppet.live("m", aliases=["fast", "its-own"])
+    await moved.live("n")
+    await store.bury(puppet.name)
+    if not lives:
+        await store.bury(moved.name)
+
+    async def means(alias: str, model: str) -> bool:
+        listed = (await http.get("/v1/models")).json()["data"]
+        return {one["id"]: one.get("root") for one in listed}.get(alias) == model
+
+    await eventually(lambda: means("fast", "m"))
+    settings = [
+        DeclaredPool(pool="chat", model="m", from_settings=True),
+        DeclaredPool(pool="moved", model="n", aliases=("fast",), from_settings=True),
+    ]
+    assert (await declared.take_over(settings)).taken == []
+    await eventually(lambda: means("fast", "n"))
+    assert (await accepted(http, "fast") or {}).get("pool") == "moved"
+    assert await means("its-own", "m")  # nobody else has it
+
+
 async def test_an_alias_that_overrides_a_declared_one_ends_no_declaration(store) -> None:
     declared, rollouts = DeclaredPools(store), Rollouts(store)
     settings = [DeclaredPool(pool="chat", model="m", aliases=("fast",), from_settings=True)]
@@ -252,7 +297,7 @@ async def test_another_model_is_refused_while_jobs_wait_for_the_first(http, pupp
     await declare(http, slots=8)  # the same model
     refused = (await declare(http, status=409, model="n"))["error"]
     assert (refused["code"], refused["param"]) == ("jobs_waiting", "model")
-    assert "1 jobs wait in the pool 'chat' for 'm'" in refused["message"]
+    assert "1 jobs and 0 rows of batches wait in the pool 'chat' for 'm'" in refused["message"]
     assert (await declare(http, model="n", force=True))["model"] == "n"
     await puppet.live("n")
     claim = await puppet.take()

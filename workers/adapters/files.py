@@ -7,27 +7,26 @@ nobody else removes: not the operator, not the storage, not another worker.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
 import tarfile
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from jobs.adapters import Adapter
 from storage import Storage
 from storage.base import disk_error
+from workers import own_folders
 from workers.engines.base import AdapterBrokenError
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
-_LOCK, _NEW_LOCK, _TRIED = "lock", "lock.new", "tried"
-_DEATHS = "deaths"
+_OWN, _TRIED, _DEATHS = "worker-", "tried-", "deaths"
 _MOST_DEATHS = 2
 """Workers that ended while they loaded a version, after which no other on this machine tries it."""
 
@@ -56,10 +55,7 @@ class AdapterFiles:
         self._copies: OrderedDict[Path, None] = OrderedDict()
         (root / _DEATHS).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._remove_left()
-        self._own = root / f"worker-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._own.mkdir(mode=0o700)
-        self._lock = _locked((self._own / _NEW_LOCK).open("xb"))
-        (self._own / _NEW_LOCK).rename(self._own / _LOCK)  # no other worker finds one that is not held yet
+        self._own, self._lock = own_folders.make_own(root, _OWN)
 
     def folder(self, adapter: Adapter) -> Path:
         """Return the folder of a version, whether it is there or not. Another name or other files have another one."""
@@ -117,22 +113,23 @@ class AdapterFiles:
         Raises:
             AdapterBrokenError: two workers of this machine ended while they did.
         """
-        if _deaths(self._root / _DEATHS / folder.name) >= _MOST_DEATHS:
+        if len(self._deaths_of(folder)) >= _MOST_DEATHS:
             raise AdapterBrokenError(
                 "two workers ended while their engine loaded it, so no other tries it: change it and add it again"
             )
         with suppress(OSError):
-            (self._own / _TRIED).write_text(folder.name)
+            (self._own / f"{_TRIED}{folder.name}").touch()
 
     def end_trial(self) -> None:
         """Note that the engine survived it."""
-        with suppress(OSError):
-            (self._own / _TRIED).unlink(missing_ok=True)
+        _unlink(self._own.glob(f"{_TRIED}*"))
 
     def acquit(self, folder: Path) -> None:
         """Note that the engine has a version, so that it was no cause of earlier deaths."""
-        with suppress(OSError):
-            (self._root / _DEATHS / folder.name).unlink(missing_ok=True)
+        _unlink(self._deaths_of(folder))
+
+    def _deaths_of(self, folder: Path) -> list[Path]:
+        return list((self._root / _DEATHS).glob(f"{folder.name}*"))
 
     def close(self, *, died: bool) -> None:
         """Remove the copies, when the engine has ended.
@@ -142,38 +139,23 @@ class AdapterFiles:
         """
         if not died:
             self.end_trial()
-        self._lock.close()
+        os.close(self._lock)
         self._remove_left()
 
     def _remove_left(self) -> None:
         """Remove the folders of workers that are no more, and count what they tried when they ended."""
-        for lock in self._root.glob(f"worker-*/{_LOCK}"):
-            with suppress(OSError), _locked(lock.open("rb")):
-                with suppress(OSError):  # it tried none, or ended while it noted which
-                    deaths = self._root / _DEATHS / (lock.parent / _TRIED).read_text()
-                    deaths.write_text(str(_deaths(deaths) + 1))
-                shutil.rmtree(lock.parent, ignore_errors=True)
+        own_folders.remove_left(self._root, _OWN, self._count_death)
+
+    def _count_death(self, folder: Path) -> None:
+        for tried in folder.glob(f"{_TRIED}*"):
+            with suppress(OSError):  # a name takes no room on a full disk
+                tried.rename(self._root / _DEATHS / f"{tried.name.removeprefix(_TRIED)}.{folder.name}")
 
 
-def _deaths(file: Path) -> int:
-    try:
-        return int(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def _locked(opened: IO[bytes]) -> IO[bytes]:
-    """Lock an open file until it is closed, which the end of a process does, too.
-
-    Raises:
-        OSError: a living process has it. The file is closed.
-    """
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        opened.close()
-        raise
-    return opened
+def _unlink(files: Iterable[Path]) -> None:
+    for file in files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

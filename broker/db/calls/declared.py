@@ -11,11 +11,12 @@ class Declared(Answer):
     """What came of a declaration.
 
     Attributes:
-        kind: ``changed``; ``same``: it was so before; ``name``: a name means another model; ``waiting``: jobs wait for the
-            model that was declared before.
+        kind: ``changed``; ``same``: it was so before; ``name``: a name means another model; ``waiting``: jobs, or rows of
+            batches, wait for the model that was declared before.
         name: the name, and the ``model`` that it means in the pool ``pool``, or as an operator's alias (None).
         gone: that pool has neither a worker nor a declaration.
-        jobs: those that wait for the ``model`` before.
+        jobs: those that wait for the ``model`` before, chunks of batches and retries that are not due yet among them.
+        rows: of batches that only this pool can run.
     """
 
     kind: str
@@ -24,6 +25,7 @@ class Declared(Answer):
     pool: str | None = None
     gone: bool = False
     jobs: int = 0
+    rows: int = 0
 
 
 class PoolDeclare(Call[Declared]):
@@ -31,7 +33,8 @@ class PoolDeclare(Call[Declared]):
 
     Attributes:
         record: :class:`jobs.declared.DeclaredPool` as JSON.
-        force: change the model although jobs wait for the one before, and take names of pools that are gone.
+        force: change the model although jobs or rows of batches wait for the one before, and take names of pools
+            that are gone.
         by: who asked, for the audit stream.
     """
 

@@ -22,9 +22,10 @@ print(*sorted(one.name for one in folder().iterdir()), flush=True)
 
 def start(tmp: Path, **env: str) -> tuple[subprocess.Popen[str], Path, Path]:
     """Start a process that holds a folder; return it, its folder, and that of its sockets."""
+    ours = {name: value for name, value in os.environ.items() if name != "VLLM_RPC_BASE_PATH"}  # an engine's
     held = subprocess.Popen(
         [sys.executable, "-c", _HOLD],
-        env={**os.environ, "TMPDIR": str(tmp), **env},
+        env={**ours, "TMPDIR": str(tmp), **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

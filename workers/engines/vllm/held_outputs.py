@@ -20,7 +20,9 @@ LUMP_TOKENS = 32
 _SLOW_STEP_S = 0.1
 """After a step as slow as this nothing is held back: there is nothing to gain."""
 
-IN_LUMPS = "penstock_in_lumps"
+RESERVED = "penstock_"
+"""How our keys in the ``extra_args`` of sampling parameters begin. Callers set other ones there, with ``vllm_xargs``."""
+IN_LUMPS = f"{RESERVED}in_lumps"
 """Key in the ``extra_args`` of a stream's sampling parameters: its chunks are made of any number of tokens alike."""
 
 
@@ -34,7 +36,7 @@ class HeldOutputs:
     Attributes:
         holds_outputs: False: every token goes out at once, because this vLLM or its configuration allows nothing else.
         stream_s: a stream gets its tokens at least so often, unless a step is longer. One that is preempted gets what was
-            held back when it runs again.
+            held back at the end of the step.
         many: streams get lumps from so many on; each engine process of a data-parallel group counts its own.
     """
 
@@ -47,14 +49,40 @@ class HeldOutputs:
         self._stepped_at = self._step_s = 0.0
         self._slow = True
         self._streams = self._counted = 0  # that got a token in the step before, and in this one
+        self._preempted: list[Any] = []  # streams, since the step before
+
+    def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """Also note a stream: it may wait for long."""
+        super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
+        if getattr(request, "penstock_sent_s", None) is not None:
+            self._preempted.append(request)
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
-        """Also see how long the step took."""
+        """Also see how long the step took, and send what is held of streams that were preempted."""
         now = time.monotonic()
         self._step_s, self._stepped_at = now - self._stepped_at, now
         self._slow = self._step_s > _SLOW_STEP_S
         self._streams, self._counted = self._counted, 0
-        return super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        if self._preempted:
+            self._send_held(outputs)
+        return outputs
+
+    def _send_held(self, outputs: dict[int, Any]) -> None:
+        """Add what is held of the streams that were preempted to a step's outputs, in which they are not."""
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+
+        for request in self._preempted:
+            if request.penstock_held and not request.is_finished():
+                output = EngineCoreOutput(
+                    request.request_id,
+                    request.penstock_held,
+                    events=request.take_events(),
+                    trace_headers=request.trace_headers,
+                )
+                outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
+                request.penstock_held, request.penstock_sent_s = [], self._stepped_at
+        self._preempted = []
 
     def _update_request_with_output(
         self,
@@ -76,7 +104,7 @@ class HeldOutputs:
             return new_token_ids, stopped
         held += new_token_ids
         sent_s: float | None = request.penstock_sent_s
-        due = sent_s is not None and self._is_due(sent_s)
+        due = sent_s is not None and (is_stale or self._is_due(sent_s))  # stale: it was preempted meanwhile
         self._counted += sent_s is not None
         if not (stopped or self._slow or due or len(held) >= LUMP_TOKENS or request.events):
             return [], False

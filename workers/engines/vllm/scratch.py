@@ -6,49 +6,38 @@ vLLM puts the sockets between its processes into the temporary folder itself, fo
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from workers import own_folders
+
 PREFIX = "penstock-vllm-"
-_LOCK = "lock"
 _RPC = "VLLM_RPC_BASE_PATH"
 _MOST_BYTES = 70
 """Of a folder of sockets: the path of a Unix socket has 107 bytes, and vLLM's names have 36."""
 
 
-@cache
 def folder() -> Path:
     """Return the folder, which is removed when the process ends. Those of processes that were killed are removed now."""
+    return _own()[0]
+
+
+@cache
+def _own() -> tuple[Path, int]:
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - the names below it are random
-        _sweep(Path(parent))
-    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_parent()))
-    lock = os.open(made / "lock.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as the process lives, in whatever container
-    (made / "lock.new").rename(made / _LOCK)
+        own_folders.remove_left(Path(parent), PREFIX)
+    made, lock = own_folders.make_own(Path(_parent()), PREFIX)
     atexit.register(_forget, made, os.getpid())
-    return made
+    return made, lock
 
 
 def _parent() -> str:
     """Return a folder whose name leaves room for those of sockets."""
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) + 2 * 24 <= _MOST_BYTES else "/tmp"  # noqa: S108
-
-
-def _sweep(parent: Path) -> None:
-    for one in parent.glob(f"{PREFIX}*/{_LOCK}"):
-        with suppress(OSError):  # another user's, or one that goes at this moment
-            lock = os.open(one, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(one.parent, ignore_errors=True)
-            finally:
-                os.close(lock)
 
 
 def _forget(made: Path, owner: int) -> None:

@@ -11,7 +11,7 @@ from jobs.stream_chunks import Chunk, Frames, Text
 from workers.engines.base import Emit
 from workers.engines.vllm.adapters import shown_name
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
-from workers.engines.vllm.held_outputs import IN_LUMPS
+from workers.engines.vllm.held_outputs import IN_LUMPS, RESERVED
 from workers.engines.vllm.reasoning import Reader
 from workers.engines.vllm.rendering import arrived, end_in_turn
 
@@ -145,6 +145,8 @@ def _nowhere(_: Chunk) -> None:
 def tapped(base: Any, taps: dict[str, Tap]) -> Any:
     """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap.
 
+    What a caller has put into its ``extra_args`` under a name of ours is dropped, as vLLM drops names that it does not know.
+
     A request that is cancelled while it is handed to the engine process is aborted there. vLLM itself leaves it running,
     for nobody (its issue 57061).
     """
@@ -155,6 +157,8 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
             self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
         ) -> Any:
             tap = taps.get(request_id)
+            if extra := getattr(params, "extra_args", None):
+                params.extra_args = {key: extra[key] for key in extra if not key.startswith(RESERVED)}
             if tap is not None:
                 params.output_kind = RequestOutputKind.DELTA
                 if tap.in_lumps:

@@ -24,10 +24,10 @@ app.kubernetes.io/name: {{ include "penstock.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* A pool's name as part of an object's name: pools may have capitals and underscores. */}}
+{{/* A pool's name as part of an object's name: pools may have capitals and underscores, and long names that begin alike. */}}
 {{- define "penstock.poolName" -}}
 {{- $plain := lower . | replace "_" "-" | trimAll "-" -}}
-{{- if eq $plain . -}}{{ . | trunc 20 | trimSuffix "-" }}{{- else -}}{{ printf "%s-%s" ($plain | trunc 13 | trimSuffix "-") (sha256sum . | trunc 6) }}{{- end -}}
+{{- if and (eq $plain .) (le (len .) 20) -}}{{ . }}{{- else -}}{{ printf "%s-%s" ($plain | trunc 13 | trimSuffix "-") (sha256sum . | trunc 6) }}{{- end -}}
 {{- end -}}
 
 {{/* An image: (dict "root" . "image" .Values.image.api) */}}
@@ -195,7 +195,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* A change of settings or of the chart's own secret starts new pods. */}}
+{{/* A change of settings starts new pods. One of secrets does not: a hash of a short password would give it away. */}}
 {{- define "penstock.checksums" -}}
 checksum/settings: {{ include (print .Template.BasePath "/settings.yaml") . | sha256sum }}
 {{- end -}}
