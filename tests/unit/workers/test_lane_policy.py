@@ -188,7 +188,8 @@ def test_the_margin_grows_where_the_device_waited_and_shrinks_slowly() -> None:
     assert 0.004 < margin.seconds < late
 
 
-def test_the_margin_settles_where_few_steps_are_late() -> None:
+@pytest.mark.parametrize("share", [Margin.LATE_SHARE, Margin.LATE_SHARE_OF_CALLS])
+def test_the_margin_settles_where_few_steps_are_late(share: float) -> None:
     import random
 
     dice, margin, late = random.Random(3), Margin(0.004), 0
@@ -196,5 +197,5 @@ def test_the_margin_settles_where_few_steps_are_late() -> None:
         work = dice.gauss(0.003, 0.0005)
         slack = max(0.0, margin.seconds - work)
         late += n > 5000 and slack < Margin.LEAST_S
-        margin.learn(slack)
-    assert late / 15_000 == pytest.approx(Margin.LATE_SHARE, abs=0.01)
+        margin.learn(slack, share)
+    assert late / 15_000 == pytest.approx(share, abs=0.01)

@@ -182,21 +182,26 @@ def active(
 class Margin:
     """How long before the end of a step the next one must be begun, so that the device never waits.
 
-    Follows the slack between handing a step over and the end of the one before it: :data:`LATE_SHARE` of the steps may have
-    less than :data:`LEAST_S`. (A stochastic approximation of a quantile, as by H. Robbins and S. Monro, 1951.)
+    Follows the slack between handing a step over and the end of the one before it: few of the steps may have less than
+    :data:`LEAST_S`. (A stochastic approximation of a quantile, as by H. Robbins and S. Monro, 1951.)
+
+    Attributes:
+        LATE_SHARE: of the steps that hold bulk, so many are late: a call's wait counts more than bulk's rate.
+        LATE_SHARE_OF_CALLS: of the steps of many calls alone: the device's rate counts.
     """
 
     LATE_SHARE = 0.12
+    LATE_SHARE_OF_CALLS = 0.03
     LEAST_S = 0.0003
     _STEP_S = 0.0005
 
     def __init__(self, start_s: float = 0.004) -> None:
         self.seconds = start_s
 
-    def learn(self, slack_s: float) -> None:
-        """Take in the slack of one step that was made up just in time."""
+    def learn(self, slack_s: float, late_share: float = LATE_SHARE) -> None:
+        """Take in the slack of one step that was made up just in time, and the share of such steps that may be late."""
         if slack_s < self.LEAST_S:
-            self.seconds += self._STEP_S * (1 - self.LATE_SHARE)
+            self.seconds += self._STEP_S * (1 - late_share)
         else:
-            self.seconds -= self._STEP_S * self.LATE_SHARE
+            self.seconds -= self._STEP_S * late_share
         self.seconds = min(max(self.seconds, 0.001), 0.1)

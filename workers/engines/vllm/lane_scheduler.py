@@ -132,7 +132,8 @@ class LaneMixin:
             begun, decodes, prompt = self._under_way.popleft()
             self._model.learn(decodes, prompt, now - max(begun, self._ended_s))
             if self._timely and self._under_way:
-                self._margin.learn(now - self._handed_s)
+                late = Margin.LATE_SHARE if self._bulk_running else Margin.LATE_SHARE_OF_CALLS
+                self._margin.learn(now - self._handed_s, late)
             self._ended_s = now
         outputs = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         return core_hooks.stats_to_worker(outputs)
