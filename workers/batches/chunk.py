@@ -237,7 +237,7 @@ async def _save(committer: Committer, within_s: float) -> None:
     await _cancel([saving])
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
