@@ -33,9 +33,9 @@ def client(broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[Callable
 
         @asynccontextmanager
         async def start(rows: int, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-            told = broker_settings.model_copy(update=settings)
-            stack.enter_context(CoordinatorThread(told, files_url=files, batch_chunk_rows=rows))
-            api = stack.enter_context(ApiServer(told, files_url=files))
+            given = {"files_url": files, **settings}
+            stack.enter_context(CoordinatorThread(broker_settings, batch_chunk_rows=rows, **given))
+            api = stack.enter_context(ApiServer(broker_settings, **given))
             async with api.client() as http:
                 yield http
 
@@ -90,6 +90,26 @@ async def test_only_workers_count_that_may_take_the_chunks(
         await eventually(able.waiting)
         assert await able.waiting() <= 2
         assert await other.waiting() == 0
+
+
+async def test_chunks_that_wait_leave_the_tenants_own_calls_half_of_its_bound(
+    store: JobStore, client: Callable[..., Any]
+) -> None:
+    for n in range(5):
+        await Puppet(store, f"puppet-{n}").live(capacity=4)
+    puppet = Puppet(store, "puppet-0")
+    async with client(5, tenant_queue_max=6) as http:
+        await create(http, [row(n, model=MODEL) for n in range(60)])
+
+        async def half() -> bool:
+            return await puppet.waiting() >= 3
+
+        await eventually(half)
+        call = {"endpoint": "/v1/completions", "input": {"model": MODEL, "prompt": "hi"}}
+        for _ in range(3):
+            (await http.post("/v1/jobs", json=call)).raise_for_status()
+        refused = await http.post("/v1/jobs", json=call)
+        assert refused.json()["error"]["code"] == "queue_full"
 
 
 @pytest.mark.parametrize("priority", ["normal", "bulk"])
