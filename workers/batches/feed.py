@@ -1,11 +1,9 @@
-"""Feeding one chunk: its lines are read from storage, window by window, and its missing rows go onto the engine as the gate
-admits them.
-"""
+"""Feeding one chunk: its missing rows go onto the engine as the gate admits them, or get the answer of an identical row."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -13,16 +11,13 @@ import structlog
 
 from jobs.answers import failure_body
 from jobs.batch_lines import Response, row_id
-from jobs.batch_rows import read_row
 from jobs.failures import FailureCode
 from monitoring import failpoints
-from storage import Storage, StorageError
-from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
 from workers.batches.answers import Answer, Answers, Waiter, key_of
 from workers.batches.commits import Committer, FinishedRow
-from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window
+from workers.batches.plan import Run
 from workers.batches.row import ChunkAttempt, RowEnd, RowRunner
 from workers.engines.base import Final, being_cancelled
 
@@ -31,18 +26,13 @@ log = structlog.get_logger(__name__)
 UNCOMMITTED = 512
 """Rows of one chunk that may be finished and not committed; beyond them it waits for storage."""
 
-_PAUSE_BYTES = 64 * 1024
-"""Bytes of rows after which the engine's other requests get a turn: reading that much takes half a millisecond."""
-
 
 class Feeder:
     """Runs the rows of one chunk.
 
     Args:
-        planner: orders the rows of each window, and finds those that one run answers.
         answers: of rows that have run or run on this worker; None: each window's rows run by themselves.
         slots: the chunk's places on the engine.
-        on_storage_error: awaited when storage fails; reading is tried again after it.
         one_by_one: so many runs at first, each of which has the engine alone.
     """
 
@@ -50,17 +40,13 @@ class Feeder:
         self,
         chunk: ChunkAttempt,
         rows: RowRunner,
-        planner: Planner,
         answers: Answers | None,
         committer: Committer,
         slots: ChunkSlots,
-        storage: Storage,
-        on_storage_error: Callable[[StorageError], Awaitable[None]],
         one_by_one: int,
     ) -> None:
         self._chunk, self._rows, self._committer, self._slots = chunk, rows, committer, slots
-        self._storage, self._on_storage_error, self._one_by_one = storage, on_storage_error, one_by_one
-        self._planner, self._answers = planner, answers
+        self._answers, self._one_by_one = answers, one_by_one
         self._again: list[Run] = []
         self.tasks: set[asyncio.Future[Any]] = set()
         """Runs, and rows that wait for the answer of another run."""
@@ -81,14 +67,14 @@ class Feeder:
         for task in self.tasks:
             task.cancel()
 
-    async def run(self, done: frozenset[str]) -> None:
-        """Run the rows that are not in ``done``, and return when the last of them has ended.
+    async def run(self, runs: AsyncIterator[Run]) -> None:
+        """Run them, and return when the last of them has ended.
 
         Raises:
             BaseException: a row came to no end. The chunk's job must fail, or the chunk is submitted again for ever.
         """
         number = 0
-        async for run in self._runs(done):
+        async for run in runs:
             if not await self._start(run):
                 break
             number += 1
@@ -171,47 +157,6 @@ class Feeder:
             self._again.append(run)
         else:
             self._committer.append(self._output(run, answer, None))
-
-    async def _runs(self, done: frozenset[str]) -> AsyncIterator[Run]:
-        """Yield what is to run, window by window."""
-        async for window in self._windows(done):
-            for run in window.runs():
-                yield run
-
-    async def _windows(self, done: frozenset[str]) -> AsyncIterator[Window]:
-        """Yield the rows to run of each window."""
-        endpoint = self._chunk.spec.endpoint
-        window = self._planner.window(endpoint)
-        rows = size = paused_at = 0
-        async for offset, lines in self._lines():
-            at = offset
-            for line in lines:
-                if line and not line.isspace():
-                    rows += 1
-                    size += len(line)
-                    if (row := read_row(line)).custom_id not in done:
-                        window.add(row, at)
-                    if rows >= WINDOW_ROWS or size >= WINDOW_BYTES:
-                        yield window
-                        window, rows, size, paused_at = self._planner.window(endpoint), 0, 0, 0
-                    elif size - paused_at >= _PAUSE_BYTES:
-                        paused_at = size
-                        await asyncio.sleep(0)
-                at += len(line) + 1
-        yield window
-
-    async def _lines(self) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """Read the chunk's lines. After a failure of storage, reading continues where it failed."""
-        spec = self._chunk.spec
-        at, end = spec.offset, spec.offset + spec.length
-        while at < end:
-            try:
-                async for offset, lines in read_lines(self._storage, spec.input_key, at, end):
-                    self._slots.stalled = False
-                    yield offset, lines
-                    at = offset + sum(len(line) + 1 for line in lines)
-            except StorageError as error:
-                await self._on_storage_error(error)
 
     async def _run(self, run: Run, key: bytes | None) -> tuple[int, Answer | None]:
         """Run a row, and hand the lines of all that its end answers to the committer.
