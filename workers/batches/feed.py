@@ -119,9 +119,7 @@ class Feeder:
         if self._ends_early():
             self._slots.release(run.rows)
             return False
-        if self._is_answered(
-            run, key, by_itself=by_itself
-        ):  # by one that ran while this one waited for its place
+        if self._is_answered(run, key, by_itself=by_itself):  # one began meanwhile
             self._slots.release()
             return True
         leads = self._answers is not None and key is not None and self._answers.begin(key)
