@@ -14,6 +14,7 @@ from broker.large_bodies import LargeBodies
 from broker.records import encode_error, encode_usage
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.failures import FAILURES, FailureCode
+from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.poison import MOST_KINDS, REMEMBERED_MS, Kind
 from jobs.retry import MAX_KILLS, RetryPolicy
@@ -45,6 +46,7 @@ class Attempts:
         room: int = 1,
         bulk_room: int | None = None,
         suspects: int = 1,
+        chunk_lanes: int = len(Lane),
     ) -> list[Claim]:
         """Take the next jobs of a pool. A worker's transport does the same (:mod:`broker.celery.claimer`).
 
@@ -52,6 +54,7 @@ class Attempts:
             room: most jobs.
             bulk_room: of these, most of the lane ``bulk``; None: as many.
             suspects: of these, most under which an engine has died.
+            chunk_lanes: a chunk of a batch only of so many lanes, from the highest.
 
         Returns:
             The claims; none, too, if the worker's lease has ended.
@@ -62,6 +65,7 @@ class Attempts:
             room=room,
             bulk_room=room if bulk_room is None else bulk_room,
             suspects=suspects,
+            chunk_lanes=chunk_lanes,
             version=SCHEMA_VERSION,
             retention_ms=self.retention_ms,
             token=secrets.token_hex(8),

@@ -105,9 +105,9 @@ class Catalogue:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
         return self._sharing.get(pool, False)
 
-    def workers(self, model: Model) -> tuple[str, ...]:
-        """Return the incarnations of the workers of the model's pool at the last refresh."""
-        return tuple(worker.incarnation for worker in self._live.get((model.pool, model.base), ()))
+    def workers(self, model: Model) -> tuple[KnownWorker, ...]:
+        """Return the workers of the model's pool that were alive at the last refresh."""
+        return self._live.get((model.pool, model.base), ())
 
     def listed(self) -> list[tuple[str, Model]]:
         """Return the names that a request may use, each with its model: the default first, then models, adapters, aliases.

@@ -15,6 +15,7 @@ from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue
 from broker.db.errors import BusyError, QueueFullError
+from broker.models import Model
 from coordinator.context import Context
 from jobs.batch_model import Batch
 from jobs.batches import Chunk, lane_for
@@ -23,6 +24,7 @@ from jobs.ids import make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState
+from jobs.worker_states import WorkerState
 
 log = structlog.get_logger(__name__)
 
@@ -32,19 +34,10 @@ CHUNK_ATTEMPTS = 10
 GENERATIONS = 5
 """Jobs of one chunk that may fail without a new row; then its other rows count as lost."""
 
-PER_WORKER = 2
-"""Chunks that are submitted at once for each live worker, at least."""
-
-MOST_PER_WORKER = 32
-"""The same, at most."""
-
-SLOTS_PER_CHUNK = 4
-"""Beyond :data:`PER_WORKER`, one chunk for so many slots. A chunk above the lane ``bulk`` counts as a call for its worker,
-so many small ones would leave calls no slot."""
-
-ROUNDS = 3
-"""Rows that are submitted at once, for each slot of the live workers. A chunk's job ends after its last rows, which run for
-a while after all of its rows have started. Meanwhile other chunks must have rows for the free slots."""
+WAITING_PER_WORKER = 2
+"""Chunks that wait in the queue for each live worker. A worker takes one when the rows of those that it has are all on its
+engine, so those that run do not count: often only the last rows of a chunk are left.
+"""
 
 LIVE = {JobState.QUEUED, JobState.RUNNING}
 _RATE_S = 1.0
@@ -92,6 +85,7 @@ class Submitter:
     def __init__(self, context: Context, plan: list[Chunk]) -> None:
         self._context = context
         self._plan = plan
+        self._catalogue = Catalogue(context.store)
         self._rate = Rate()
         self._lane: Lane | None = None  # of the chunks that wait
         self._stuck: dict[int, tuple[str, int]] = {}
@@ -110,19 +104,15 @@ class Submitter:
         waiting = [
             again for number, chunk in opened.items() if (again := self._again(number, chunk, states[number]))
         ]
-        live = [number for number in opened if states[number] in LIVE]
         self.running = JobState.RUNNING in told
         if batch.paused:
             return False
-        least, most, wanted = await self._bounds(batch)
-        chunks, rows = len(live), sum(self._plan[number].rows for number in live)
+        await self._catalogue.refresh()
+        room = self._room(batch, told.count(JobState.QUEUED), told.count(JobState.RUNNING))
         fresh = ((number, 1) for number in range(batch.next_chunk, batch.chunks))
-        for number, generation in itertools.chain(waiting, fresh):
-            if chunks >= least and (chunks >= most or rows >= wanted):
-                break
+        for number, generation in itertools.islice(itertools.chain(waiting, fresh), room):
             if not await self._submit(batch, number, generation):
                 break
-            chunks, rows = chunks + 1, rows + self._plan[number].rows
         return False
 
     async def _move(self, batch: Batch, opened: dict[int, OpenChunk], states: dict[int, str | None]) -> None:
@@ -166,13 +156,19 @@ class Submitter:
             await self._context.batches.step(batch, self._context.token, None, fields)
         return batch if lane is batch.lane else await self._context.batches.get(batch.id) or batch
 
-    async def _bounds(self, batch: Batch) -> tuple[int, int, int]:
-        """Return how many chunks may be live: at least, and at most; between the two, until they have so many rows."""
-        workers = [one for one in await self._context.store.workers() if batch.model in one.get("models", ())]
-        slots = sum(one.get("capacity") or 1 for one in workers)
-        least = max(2, PER_WORKER * len(workers))
-        most = max(least, min(MOST_PER_WORKER * len(workers), slots // SLOTS_PER_CHUNK))
-        return least, most, ROUNDS * slots
+    def _pools(self, batch: Batch) -> list[Model]:
+        """Return the batch's model in each pool that its chunks may go to, the best first."""
+        ranked = self._catalogue.ranked(batch.model or "")
+        able = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
+        return [one for one in able if one.broken is None and one.open_to(batch.tenant)] or able
+
+    def _room(self, batch: Batch, queued: int, running: int) -> int:
+        """Return how many chunks may be submitted now. One that runs has a row on the engine, unless storage fails."""
+        alive = [worker for pool in self._pools(batch) for worker in self._catalogue.workers(pool)]
+        workers = [worker for worker in alive if worker.state is not WorkerState.DRAINING]
+        waiting = max(2, WAITING_PER_WORKER * len(workers)) - queued
+        slots = sum(worker.capacity or 1 for worker in workers)
+        return max(0, min(waiting, waiting + slots - running))
 
     async def _submit(self, batch: Batch, number: int, generation: int) -> bool:
         piece = self._plan[number]
@@ -190,11 +186,7 @@ class Submitter:
             endpoint=batch.endpoint,
             trace=batch.trace,
         )
-        catalogue = Catalogue(self._context.store)
-        await catalogue.refresh()
-        ranked = catalogue.ranked(batch.model or "")
-        able = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
-        pools = [one for one in able if one.broken is None and one.open_to(batch.tenant)] or able
+        pools = self._pools(batch)
         try:
             accepted = await self._context.store.accept(
                 JobSpec(
@@ -214,6 +206,8 @@ class Submitter:
         except (QueueFullError, BusyError) as error:
             log.info("batch_waits_for_queue", batch=batch.id, error=str(error))
             return False
+        if pools:
+            self._catalogue.book(pools[0])
         if not accepted.replayed:
             self._context.metrics.count_accepted(batch.lane, batch.tenant)
         return True

@@ -15,12 +15,17 @@ class Lane(StrEnum):
     BULK = "bulk"
 
     @property
+    def place(self) -> int:
+        """How many lanes are served before it."""
+        return _PLACES[self]
+
+    @property
     def engine_priority(self) -> int:
         """The number for the engine's own priority scheduler: smaller runs sooner (vLLM ``priority``)."""
-        return _ORDER[self]
+        return 10 * self.place
 
 
-_ORDER = {lane: place * 10 for place, lane in enumerate(Lane)}
+_PLACES = {lane: place for place, lane in enumerate(Lane)}
 
 SUBMITTABLE = (Lane.HIGH, Lane.NORMAL, Lane.LOW, Lane.BULK)
 """The lanes that a submitted job may ask for. The api puts synchronous calls into ``realtime``."""

@@ -59,9 +59,8 @@ async def check_context(
     limit = model.max_model_len
     if param is None or limit is None:
         return None
-    tokens = await services.asker.count(
-        services.catalogue.workers(model), endpoint, named, lane.engine_priority
-    )
+    workers = tuple(worker.incarnation for worker in services.catalogue.workers(model))
+    tokens = await services.asker.count(workers, endpoint, named, lane.engine_priority)
     if tokens is not None and tokens > _longest(limit, endpoint):
         raise _too_long(limit, param, f"{tokens}")
     return tokens if param == "messages" or isinstance(request[param], str) else None

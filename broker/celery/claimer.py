@@ -26,6 +26,7 @@ from broker.db.calls.attempts import Claimed
 from broker.db.keys import Keys
 from broker.db.library import answer_to, library
 from broker.sealing import Sealer
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION
 
@@ -61,16 +62,27 @@ class Room:
     Attributes:
         jobs: of any lane; ``bulk``: of the lane ``bulk``, ``suspects``: under which an engine died.
         recheck_s: in what time this may change while it waits.
+        chunk_lanes: a chunk only of so many lanes, from the highest.
     """
 
     jobs: int
     bulk: int
     suspects: int
     recheck_s: float
+    chunk_lanes: int = len(Lane)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it lets every kind of work in."""
+        return self.bulk > 0 < self.suspects and self.chunk_lanes >= len(Lane)
 
     def more_than(self, other: Room) -> bool:
         """Whether it lets a kind of work in that the other does not."""
-        return self.bulk > 0 >= other.bulk or self.suspects > 0 >= other.suspects
+        return (
+            self.bulk > 0 >= other.bulk
+            or self.suspects > 0 >= other.suspects
+            or self.chunk_lanes > other.chunk_lanes
+        )
 
 
 _ALL = Room(MOST, MOST_BULK, 1, 0.0)
@@ -149,6 +161,7 @@ class Claimer:
                 room=min(room.jobs, MOST),
                 bulk_room=min(room.bulk, MOST_BULK),
                 suspects=room.suspects,
+                chunk_lanes=room.chunk_lanes,
                 version=SCHEMA_VERSION,
                 retention_ms=self._retention_ms,
                 token=secrets.token_hex(8),
@@ -158,7 +171,7 @@ class Claimer:
         if room.bulk > 0:
             bells.append(self._keys("bulk_bell", self._pool))
         wait_s = self._ask_at - now
-        return self._wait(bells, wait_s if room.bulk > 0 < room.suspects else min(wait_s, room.recheck_s))
+        return self._wait(bells, wait_s if room.whole else min(wait_s, room.recheck_s))
 
     def _ask(self, call: Call) -> Command:
         self.asked_ns = time_ns()
@@ -181,11 +194,11 @@ class Claimer:
         claims = list(self._read(answer, blobs))
         self._claims |= {claim.id: claim for claim in claims}
         if call is not None:
-            self._consider(answer, call)
+            self._consider(answer, call, chunk=any(one.endpoint == CHUNK_ENDPOINT for one in claims))
         return claims
 
-    def _consider(self, answer: Claimed, call: Call) -> None:
-        """Decide when to ask again."""
+    def _consider(self, answer: Claimed, call: Call, *, chunk: bool) -> None:
+        """Decide when to ask again. ``chunk``: there was a chunk, which ends a claim whatever else waits."""
         now, bulk = monotonic(), sum(job.lane == Lane.BULK for job in answer.jobs)
         self._ask_at = now + _ASK_ANYWAY_S
         if bulk:
@@ -194,7 +207,7 @@ class Claimer:
             self._ask_at = min(self._ask_at, now + answer.ask_again_ms / 1000)
         if answer.fenced:
             self._pause_until = now + _PAUSE_S
-        elif call.again or (answer.left and len(answer.jobs) >= call.room):
+        elif call.again or (answer.left and (chunk or len(answer.jobs) >= call.room)):
             self._satisfied = None
         elif not answer.left:
             self._satisfied = _ALL  # more room is no reason to ask

@@ -136,7 +136,8 @@ define('accept', function(a, blobs)
   local queue_max = limit_of(tenant, 'queue_max') or a.tenant_queue_max
   if queue_max then
     local waiting = tenant_waits(pool, tenant)
-    if waiting >= queue_max then return {kind = 'tenant_full', count = waiting} end
+    -- Chunks leave half of it to the tenant's own jobs.
+    if waiting >= (a.batch and queue_max / 2 or queue_max) then return {kind = 'tenant_full', count = waiting} end
   end
   if rejects then
     local busy, active = is_busy(pool, lane, tenant)

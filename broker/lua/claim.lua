@@ -7,8 +7,10 @@ for i = 1, #HEAD do READ[i + 2] = HEAD[i] end
 local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'releases', 'stream', 'exp', 'facts', 'req'}
 
 -- How many jobs of a lane's first backlog, and how many tenants, are passed over for jobs that this worker may take; how many jobs of a
--- tenant, for one whose prefix it ran. LEFT_MS: for so long a job is left to the worker that ran its prefix.
+-- tenant, for one whose prefix it ran. PASSED_CHUNK: what a chunk counts of them, as several of one batch wait one behind the other, and
+-- its tenant's own calls behind them. LEFT_MS: for so long a job is left to the worker that ran its prefix.
 local LOOK_AHEAD = 8
+local PASSED_CHUNK = 1 / 8
 local LEFT_MS = 25
 
 -- For so long those who pass over a job ring for others. All with room ask once a second anyway, and if none may take it (a suspect, while
@@ -22,7 +24,7 @@ local MOST_BYTES = 8388608
 local function judge(c, lane, id, j)
   local now = now_ms()
   local waited = math.abs(now - tonumber(j.back or j.created)) -- the clock may have been set back
-  if tonumber(j.v or 0) > c.a.version or j.kills and c.suspects <= 0 then
+  if tonumber(j.v or 0) > c.a.version or j.kills and c.suspects <= 0 or j.batch and not c.chunks then
     c.passed, c.left = true, c.left or waited < RUNG_MS
     return 'later'
   end
@@ -125,7 +127,7 @@ local function take_first(c, lane)
   return taken
 end
 
--- The tenant whose turn it is gives its next job that this worker may take. Returns whether there was one.
+-- The tenant whose turn it is gives its next job that this worker may take. Returns nil; without such a job, how many it passed over.
 local function take_turn(c, lane, tenant, turn)
   local backlog = K.backlog(c.pool, lane, tenant)
   local popped = redis.call('ZPOPMIN', backlog)
@@ -154,37 +156,38 @@ local function take_turn(c, lane, tenant, turn)
       elseif following ~= turn then
         redis.call('ZADD', K.turns(c.pool, lane), exactly(following), tenant)
       end
-      return true
+      return nil
     end
     passed = passed or {}
     passed[#passed + 1] = popped[2]
     passed[#passed + 1] = id
-    at = at + 1
+    at = at + (j.batch and PASSED_CHUNK or 1)
     popped = at < LOOK_AHEAD and redis.call('ZPOPMIN', backlog) or {}
   end
   if not passed then
     leave_turns(c.pool, lane, tenant, turn)
-    return true
+    return nil
   end
   redis.call('ZADD', backlog, unpack(passed))
-  return false
+  return at
 end
 
 local function take_from(c, lane)
-  local passed = 0 -- tenants that have nothing for this worker
+  local at, passed = 0, 0 -- tenants that have nothing for this worker; those who only wait with chunks count less
   while c.room > 0 and passed < LOOK_AHEAD and c.counts['depth:' .. lane] > 0 do
     if lane == 'bulk' and c.bulk_room <= 0 then return end
     local most = limit('max_active')
     if most and not fits(lane, most, c.counts.active, c.counts.bulk) then return end
-    local head = redis.call('ZRANGE', K.turns(c.pool, lane), passed, passed, 'WITHSCORES')
+    local head = redis.call('ZRANGE', K.turns(c.pool, lane), at, at, 'WITHSCORES')
     local tenant, turn = head[1], number(head[2])
     if not tenant or turn == math.huge then return end
     if tenant == FIRST then
-      if not take_first(c, lane) and redis.call('ZSCORE', K.turns(c.pool, lane), FIRST) then passed = passed + 1 end
+      if not take_first(c, lane) and redis.call('ZSCORE', K.turns(c.pool, lane), FIRST) then at, passed = at + 1, passed + 1 end
     elseif is_bounded(c, lane, tenant) then
       park(c.pool, lane, tenant, turn)
-    elseif not take_turn(c, lane, tenant, turn) then
-      passed = passed + 1
+    else
+      local over = take_turn(c, lane, tenant, turn)
+      if over then at, passed = at + 1, passed + math.min(1, over) end
     end
   end
 end
@@ -216,8 +219,9 @@ define('claim', function(a)
   for _, field in ipairs(POOL) do c.counts[field] = number(p[field]) or 0 end
   c.counts.paused = nil
   local changed = {}
-  for _, lane in ipairs(LANES) do
+  for place, lane in ipairs(LANES) do
     local depth, v = 'depth:' .. lane, 'v:' .. lane
+    c.chunks = place <= a.chunk_lanes or lane == 'bulk' -- bulk_room is the room for those of bulk
     local before = c.counts[depth]
     if before > 0 and c.room > 0 then
       take_from(c, lane)

@@ -106,7 +106,7 @@ async def test_a_call_waits_only_if_the_base_model_is_alive(puppet: Puppet, adap
     found = await catalogue.find("sql", live=True)
     assert found is not None
     assert (found.base, found.usable, catalogue.live(found)) == (MODEL, False, True)
-    assert catalogue.workers(found) == (puppet.name,)
+    assert [worker.incarnation for worker in catalogue.workers(found)] == [puppet.name]
     await puppet.store.bury(puppet.name)
     await catalogue.refresh()
     assert not catalogue.live(found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,76 @@ async def test_rows_of_other_chunks_get_the_answer_of_the_one_that_ran(
     again = await complete(client, (await create(client, rows)).id, 40)  # another batch runs its own
     assert starts(journal) == 20
     assert again.usage.output_tokens == 160
+
+
+class Held:
+    """An upstream whose first answer to the row that several chunks have is held back.
+
+    Attributes:
+        asked: the users of the requests so far.
+        first: the status of that answer.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.first = 200
+        self.let_go = threading.Event()
+
+    def __call__(self, body: dict[str, Any]) -> Answer:
+        user = body["user"]
+        self.asked.append(user)
+        if user != "twin" or self.asked.count(user) > 1:
+            return 200, "application/json", b'{"choices": []}'
+        assert self.let_go.wait(60)
+        return self.first, "application/json", b'{"choices": []}'
+
+    def all_but_twins_ran(self) -> bool:
+        return len(self.asked) - self.asked.count("twin") == 27
+
+    @staticmethod
+    def rows() -> list[dict[str, Any]]:
+        """Rows of three chunks, each of which begins with the twin."""
+        users = ["twin" if n % 10 == 0 else f"{n}" for n in range(30)]
+        return [same(n, model="upstream", user=user) for n, user in enumerate(users)]
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[Held, str]]:
+    answer = Held()
+    with Upstream(answer) as upstream:
+        yield answer, upstream.url
+        answer.let_go.set()
+
+
+@pytest.mark.parametrize(("status", "runs"), [(200, 1), (400, 3)])
+async def test_a_row_waits_for_its_twin_that_runs_in_another_chunk_without_a_slot(
+    client: openai.AsyncOpenAI, work: Callable, held: tuple[Held, str], status: int, runs: int
+) -> None:
+    """If the twin fails, the row runs itself."""
+    upstream, url = held
+    upstream.first = status
+    await work(engine="openai", openai_base_url=url, concurrency=2, bulk_reserve=0.0)
+    batch = await create(client, Held.rows())
+    await eventually(upstream.all_but_twins_ran)
+    assert upstream.asked.count("twin") == 1
+    upstream.let_go.set()
+    done = await complete(client, batch.id, 30)
+    assert upstream.asked.count("twin") == runs
+    assert done.request_counts.failed == (status != 200)
+
+
+async def test_a_row_runs_itself_if_its_twin_in_another_chunk_is_stopped(
+    client: openai.AsyncOpenAI, work: Callable, held: tuple[Held, str], store: JobStore
+) -> None:
+    upstream, url = held
+    await work(engine="openai", openai_base_url=url, concurrency=2, bulk_reserve=0.0)
+    batch = await create(client, Held.rows())
+    await eventually(upstream.all_but_twins_ran)
+    running = [job for job in (await store.list_jobs(limit=9)).jobs if job.metadata["chunk"] == "0"]
+    await store.cancel(running[0].id)
+    done = await complete(client, batch.id, 30)
+    assert done.request_counts.completed == 30
+    assert not upstream.let_go.is_set()
 
 
 def said(response: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ async def keys_of(store: JobStore) -> set[str]:
 
 
 def a_claim(**changes: Any) -> calls.Claim:
-    call = calls.Claim(W, "default", 1, 1, 1, SCHEMA_VERSION, 60_000, "token")
+    call = calls.Claim(W, "default", 1, 1, 1, 5, SCHEMA_VERSION, 60_000, "token")
     return msgspec.structs.replace(call, **changes)
 
 

@@ -120,6 +120,7 @@ class Walk:
             room=self.rng.choice([1, 1, 2, 5]),
             bulk_room=self.rng.choice([0, 1, 2]),
             suspects=self.rng.choice([0, 1]),
+            chunk_lanes=self.rng.choice([0, 3, len(Lane)]),
             version=version,
             retention_ms=60_000,
             token=new_id(),
@@ -133,7 +134,10 @@ class Walk:
         assert len(answer.jobs) <= call.room
         assert sum(job.lane == Lane.BULK for job in answer.jobs) <= call.bulk_room
         assert sum(job.kills > 0 for job in answer.jobs) <= call.suspects
-        self.claims += [(claim, worker) for claim in claims_of(answer, blobs, self.store.sealer)]
+        claims = claims_of(answer, blobs, self.store.sealer)
+        lanes = [one.lane for one in claims if one.endpoint == CHUNK_ENDPOINT and one.lane is not Lane.BULK]
+        assert all(lane.place < call.chunk_lanes for lane in lanes)
+        self.claims += [(one, worker) for one in claims]
 
     async def finish(self) -> None:
         for claim, worker in self.drawn():

@@ -13,6 +13,7 @@ from broker.db.calls import attempts as calls
 from broker.db.errors import IdempotencyConflictError, QueueFullError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, Failed, Job, JobError, JobSpec, Queued, Running, Succeeded, Usage
@@ -161,7 +162,15 @@ async def test_positions_count_the_lanes_above(store: JobStore) -> None:
 
 
 def asking(worker: str = W, **changes) -> calls.Claim:
-    facts = {"worker": worker, "pool": "default", "room": 2, "bulk_room": 2, "suspects": 1, "token": "t1"}
+    facts = {
+        "worker": worker,
+        "pool": "default",
+        "room": 2,
+        "bulk_room": 2,
+        "suspects": 1,
+        "token": "t1",
+        "chunk_lanes": 5,
+    }
     return calls.Claim(**{**facts, "version": SCHEMA_VERSION, "retention_ms": 60_000, **changes})
 
 
@@ -203,6 +212,30 @@ async def test_a_claim_fills_the_room_from_the_first_lanes_down(store: JobStore)
     assert [claim.lane for claim in got] == [Lane.REALTIME, Lane.NORMAL, Lane.LOW, Lane.BULK]
     assert await store.claim(W, room=5, bulk_room=0) == []
     assert len(await store.claim(W, room=5)) == 2
+
+
+def chunk(**changes) -> JobSpec:
+    return spec(endpoint=CHUNK_ENDPOINT, metadata={"batch": "batch_1", "chunk": "0"}, **changes)
+
+
+async def test_a_chunk_that_a_worker_has_no_room_for_hinders_no_call_behind_it(store: JobStore) -> None:
+    """Neither one of its own tenant, nor one of a tenant behind others who only wait with chunks."""
+    await alive(store)
+    for n in range(9):
+        await store.accept(chunk(lane=Lane.NORMAL, tenant=f"t{n}"))
+    for _ in range(20):
+        await store.accept(chunk(lane=Lane.NORMAL, tenant="a"))
+    calls = [(await store.accept(spec(lane=Lane.NORMAL, tenant=tenant))).id for tenant in ("a", "z")]
+    got = await store.claim(W, room=5, chunk_lanes=Lane.NORMAL.place)
+    assert {claim.id for claim in got} == set(calls)
+    assert len(await store.claim(W, room=5, chunk_lanes=Lane.LOW.place)) == 1
+
+
+async def test_the_room_for_bulk_is_the_room_for_its_chunks(store: JobStore) -> None:
+    await alive(store)
+    await store.accept(chunk(lane=Lane.BULK))
+    assert await store.claim(W, room=5, bulk_room=0) == []
+    assert len(await store.claim(W, room=5, bulk_room=1, chunk_lanes=0)) == 1
 
 
 async def test_concurrent_claims_are_unique(store: JobStore) -> None:

@@ -39,6 +39,11 @@ class ChunkSlots:
         self._gate, self.lane = gate, lane
         self.left, self.stalled = rows, False
 
+    @property
+    def waits(self) -> bool:
+        """Whether rows of it wait for the engine."""
+        return self.left > 0 and not self.stalled
+
     def skip(self, rows: int) -> None:
         """Leave out rows that an earlier attempt has finished."""
         self.left -= rows
@@ -75,7 +80,7 @@ class Gate:
         self._paced_s: float | None = (
             None  # until the pace lets the next bulk job in; None: it is not what stops it
         )
-        self._bulk = self._others = 0  # jobs that were claimed and not settled
+        self._bulk = self._others = self._chunk_jobs = 0  # jobs that were claimed and not settled
         self._coming: set[str] = set()  # of these, chunks that are not open yet
         self._chunks: set[ChunkSlots] = set()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -92,7 +97,7 @@ class Gate:
     @property
     def jobs(self) -> int:
         """Jobs that were claimed and not settled."""
-        return self._bulk + self._others
+        return self._bulk + self._others + self._chunk_jobs
 
     def take(self, claim: Claim) -> None:
         """Count a job that is claimed."""
@@ -100,26 +105,42 @@ class Gate:
             self._coming.add(claim.id)
         elif claim.lane is Lane.BULK:
             self._enter()
-        self._count(claim.lane, 1)
+        self._count(claim, 1)
 
     def settle(self, claim: Claim) -> None:
         """Count a job that has ended here."""
         self._coming.discard(claim.id)
         if claim.lane is Lane.BULK and claim.endpoint != CHUNK_ENDPOINT:
             self._leave()
-        self._count(claim.lane, -1)
+        self._count(claim, -1)
 
-    def _count(self, lane: Lane, by: int) -> None:
-        if lane is Lane.BULK:
+    def _count(self, claim: Claim, by: int) -> None:
+        if claim.endpoint == CHUNK_ENDPOINT:
+            self._chunk_jobs += by
+        elif claim.lane is Lane.BULK:
             self._bulk += by
         else:
             self._others += by
 
     def free(self) -> int:
-        """Return how many more jobs may be claimed. Bulk takes none of it from others where the engine holds bulk."""
+        """Return how many more jobs may be claimed.
+
+        Chunks take none of it, whatever their lane, since their rows make way for calls. Nor do other bulk jobs where the
+        engine holds bulk.
+        """
         if self.closed:
             return 0
-        return self._lanes.capacity - (self._others if self._lanes.ahead else self.jobs)
+        return self._lanes.capacity - self._others - (0 if self._lanes.ahead else self._bulk)
+
+    def chunk_lanes(self) -> int:
+        """Return of how many lanes, from the highest, a chunk may be claimed: those above all of whose rows some wait here.
+
+        None while a chunk is about to be opened: how many rows of it are left is not known yet. Chunks of bulk need
+        :meth:`free_bulk`, too.
+        """
+        if self._coming or self.closed:
+            return 0
+        return min((slots.lane.place for slots in list(self._chunks) if slots.waits), default=len(Lane))
 
     def free_bulk(self) -> int:
         """Return how many more bulk jobs may be claimed: none while rows of chunks are here, or about to be, and wait."""
@@ -167,14 +188,13 @@ class Gate:
         finally:
             self._chunks.remove(slots)
 
-    def chunks(self) -> tuple[int, int]:
-        """Return how many chunks are here: those of the lane bulk, and others. From any thread."""
-        kinds = [slots.lane is Lane.BULK for slots in list(self._chunks)]
-        return kinds.count(True), kinds.count(False)
+    def chunks(self) -> int:
+        """Return how many chunks are here. From any thread."""
+        return len(self._chunks)
 
     def rows_left(self) -> int:
         """Return how many rows of the chunks here wait for the engine; those of stalled chunks do not. From any thread."""
-        return sum(slots.left for slots in list(self._chunks) if not slots.stalled)
+        return sum(slots.left for slots in list(self._chunks) if slots.waits)
 
     async def acquire(self, lane: Lane = Lane.BULK) -> None:
         """Wait for a row's place on the engine; :meth:`release` gives it back.
@@ -270,14 +290,13 @@ class Gate:
 
     def _beside(self) -> int:
         """Return the jobs that bulk leaves slots for."""
-        others = max(0, self._others - self.chunks()[1])
+        others = self._others
         if others and others >= self._lanes.reserved:
             others += self._lanes.headroom  # so that the next interactive job, too, finds a place
         return others
 
     def _room(self, rows: int, *, overcommit: bool = False) -> int:
         """Return how many more bulk jobs or rows the lane controller lets onto the engine beside ``rows``."""
-        bulk = max(0, self._bulk - self.chunks()[0]) + rows
         stats = self._engine.stats()
-        signals = Signals(bulk, self._beside(), stats.kv_cache_usage, stats.preemptions)
+        signals = Signals(self._bulk + rows, self._beside(), stats.kv_cache_usage, stats.preemptions)
         return self._lanes.free(signals, time.monotonic(), overcommit=overcommit)

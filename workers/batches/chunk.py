@@ -6,9 +6,10 @@ A chunk is an ordinary job, claimed and fenced like any other. Rows that an earl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,8 +29,9 @@ from workers.admission.gate import ChunkSlots, Gate
 from workers.batches.answers import Answers
 from workers.batches.commits import ChunkGoneError, Committer, FinishedRow
 from workers.batches.feed import Feeder
-from workers.batches.plan import Planner
+from workers.batches.plan import Planner, Run
 from workers.batches.row import ChunkAttempt, RowRunner
+from workers.batches.windows import Windows
 from workers.engines.base import Final
 
 log = structlog.get_logger(__name__)
@@ -113,19 +115,18 @@ class ChunkRunner:
             committer = Committer(
                 self._storage(), self._chunks, spec, claim, writer, count, self._device_share
             )
+            storage_fails = partial(self._wait_for_storage, spec, slots)
+            windows = Windows(self._storage(), spec, self._planner, slots, storage_fails)
             feeder = self._feeders[claim.id] = Feeder(
                 chunk,
                 self._rows,
-                self._planner,
                 self._known_answers() if self._planner.identical_once else None,
                 committer,
                 slots,
-                self._storage(),
-                lambda error: self._wait_for_storage(spec, slots, error),
                 self._one_by_one if claim.kills else 0,
             )
             try:
-                await self._work(chunk, feeder, committer, left.ids)
+                await self._work(chunk, feeder, committer, windows.runs(left.ids))
             except ChunkGoneError:
                 log.info("chunk_gone", batch=spec.batch, chunk=spec.chunk)
             finally:
@@ -152,10 +153,10 @@ class ChunkRunner:
                 await asyncio.sleep(_RETRY_S)
 
     async def _work(
-        self, chunk: ChunkAttempt, feeder: Feeder, committer: Committer, done: frozenset[str]
+        self, chunk: ChunkAttempt, feeder: Feeder, committer: Committer, runs: AsyncIterator[Run]
     ) -> None:
         loop = asyncio.get_running_loop()
-        feeding = loop.create_task(feeder.run(done))
+        feeding = loop.create_task(feeder.run(runs))
         committing = loop.create_task(committer.run())
         try:
             await asyncio.wait({feeding, committing}, return_when=asyncio.FIRST_COMPLETED)
@@ -237,7 +238,7 @@ async def _save(committer: Committer, within_s: float) -> None:
     await _cancel([saving])
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()

@@ -1,27 +1,23 @@
-"""Feeding one chunk: its lines are read from storage, window by window, and its missing rows go onto the engine as the gate
-admits them.
-"""
+"""Feeding one chunk: its missing rows go onto the engine as the gate admits them, or get the answer of an identical row."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import structlog
 
 from jobs.answers import failure_body
 from jobs.batch_lines import Response, row_id
-from jobs.batch_rows import read_row
 from jobs.failures import FailureCode
 from monitoring import failpoints
-from storage import Storage, StorageError
-from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
-from workers.batches.answers import Answer, Answers, key_of
+from workers.batches.answers import Answer, Answers, Waiter, key_of
 from workers.batches.commits import Committer, FinishedRow
-from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window
+from workers.batches.plan import Run
 from workers.batches.row import ChunkAttempt, RowEnd, RowRunner
 from workers.engines.base import Final, being_cancelled
 
@@ -30,18 +26,13 @@ log = structlog.get_logger(__name__)
 UNCOMMITTED = 512
 """Rows of one chunk that may be finished and not committed; beyond them it waits for storage."""
 
-_PAUSE_BYTES = 64 * 1024
-"""Bytes of rows after which the engine's other requests get a turn: reading that much takes half a millisecond."""
-
 
 class Feeder:
     """Runs the rows of one chunk.
 
     Args:
-        planner: orders the rows of each window, and finds those that one run answers.
-        answers: of rows that have run on this worker; None: each window's rows run by themselves.
+        answers: of rows that have run or run on this worker; None: each window's rows run by themselves.
         slots: the chunk's places on the engine.
-        on_storage_error: awaited when storage fails; reading is tried again after it.
         one_by_one: so many runs at first, each of which has the engine alone.
     """
 
@@ -49,19 +40,18 @@ class Feeder:
         self,
         chunk: ChunkAttempt,
         rows: RowRunner,
-        planner: Planner,
         answers: Answers | None,
         committer: Committer,
         slots: ChunkSlots,
-        storage: Storage,
-        on_storage_error: Callable[[StorageError], Awaitable[None]],
         one_by_one: int,
     ) -> None:
         self._chunk, self._rows, self._committer, self._slots = chunk, rows, committer, slots
-        self._storage, self._on_storage_error, self._one_by_one = storage, on_storage_error, one_by_one
-        self._planner, self._answers = planner, answers
+        self._answers, self._one_by_one = answers, one_by_one
         self._again: list[Run] = []
-        self.tasks: set[asyncio.Task[int]] = set()
+        self.tasks: set[asyncio.Future[Any]] = set()
+        """Runs, and rows that wait for the answer of another run."""
+        self._adapted = False
+        self._ended = asyncio.Event()
         self.stopped = False
         """Whether the chunk was ended early."""
         self._lost: BaseException | None = None
@@ -72,19 +62,19 @@ class Feeder:
         return not self.stopped and self._slots.left == 0
 
     def stop(self) -> None:
-        """Cancel the running rows, and start no other."""
+        """Cancel the rows that run or wait for one that runs, and start no other."""
         self.stopped = True
         for task in self.tasks:
             task.cancel()
 
-    async def run(self, done: frozenset[str]) -> None:
-        """Run the rows that are not in ``done``, and return when the last of them has ended.
+    async def run(self, runs: AsyncIterator[Run]) -> None:
+        """Run them, and return when the last of them has ended.
 
         Raises:
             BaseException: a row came to no end. The chunk's job must fail, or the chunk is submitted again for ever.
         """
         number = 0
-        async for run in self._runs(done):
+        async for run in runs:
             if not await self._start(run):
                 break
             number += 1
@@ -93,15 +83,19 @@ class Feeder:
         while self.tasks or self._again:
             again, self._again = self._again, []
             for run in again:
-                if not await self._start(run):
+                if not await self._start(run, by_itself=True):
                     break
-            if self.tasks:
-                await asyncio.wait(set(self.tasks))
+            while self.tasks and not self._again:
+                self._ended.clear()
+                await self._ended.wait()
         if self._lost is not None:
             raise self._lost
 
-    async def _start(self, run: Run) -> bool:
-        """Start a run as soon as there is a place, unless its answer is known.
+    async def _start(self, run: Run, *, by_itself: bool = False) -> bool:
+        """Start a run as soon as there is a place, unless its answer is known, or about to be.
+
+        Args:
+            by_itself: it waits for no identical row that runs.
 
         Returns:
             False: the chunk ends early, so nothing starts any more.
@@ -117,7 +111,7 @@ class Feeder:
             if self._answers is None
             else key_of(self._chunk.spec.batch, self._chunk.spec.endpoint, run.row.body)
         )
-        if self._is_answered(run, key):
+        if self._is_answered(run, key, by_itself=by_itself):
             self._slots.skip(run.rows)
             await asyncio.sleep(0)  # others' turn
             return True
@@ -125,73 +119,54 @@ class Feeder:
         if self._ends_early():
             self._slots.release(run.rows)
             return False
-        if self._is_answered(run, key):  # by a row that ran while this one waited for its place
+        if self._is_answered(run, key, by_itself=by_itself):  # one began meanwhile
             self._slots.release()
             return True
+        leads = self._answers is not None and key is not None and self._answers.begin(key)
         task = asyncio.create_task(self._run(run, key))
         self.tasks.add(task)
-        task.add_done_callback(partial(self._run_ended, run.rows))
+        task.add_done_callback(partial(self._run_ended, run.rows, key if leads else None))
         return True
 
     def _ends_early(self) -> bool:
         return self.stopped or self._committer.paused or self._chunk.engine_error is not None
 
-    def _is_answered(self, run: Run, key: bytes | None) -> bool:
-        """Give a run's rows the answer of an earlier row with this key, if there is one."""
-        answer = None if self._answers is None or key is None else self._answers.get(key)
-        if answer is None:
+    def _is_answered(self, run: Run, key: bytes | None, *, by_itself: bool) -> bool:
+        """Give a run's rows the answer of an earlier row with this key, now or when that has ended. False: there is none."""
+        if self._answers is None or key is None:
             return False
-        self._committer.append(self._output(run, answer, None))
+        if (answer := self._answers.get(key)) is not None:
+            self._committer.append(self._output(run, answer, None))
+            return True
+        waiter = None if by_itself or self._adapted else self._answers.wait(key, len(run.row.body))
+        if waiter is None:
+            return False
+        self.tasks.add(waiter)
+        waiter.add_done_callback(partial(self._twin_ended, run))
         return True
 
-    async def _runs(self, done: frozenset[str]) -> AsyncIterator[Run]:
-        """Yield what is to run, window by window."""
-        async for window in self._windows(done):
-            for run in window.runs():
-                yield run
+    def _twin_ended(self, run: Run, waiter: Waiter) -> None:
+        """Give a run's rows the answer that they waited for; without one, they run."""
+        self.tasks.discard(waiter)
+        self._ended.set()
+        answer = None if waiter.cancelled() else waiter.result()
+        if answer is None:
+            self._slots.skip(-run.rows)
+            self._again.append(run)
+        else:
+            self._committer.append(self._output(run, answer, None))
 
-    async def _windows(self, done: frozenset[str]) -> AsyncIterator[Window]:
-        """Yield the rows to run of each window."""
-        endpoint = self._chunk.spec.endpoint
-        window = self._planner.window(endpoint)
-        rows = size = paused_at = 0
-        async for offset, lines in self._lines():
-            at = offset
-            for line in lines:
-                if line and not line.isspace():
-                    rows += 1
-                    size += len(line)
-                    if (row := read_row(line)).custom_id not in done:
-                        window.add(row, at)
-                    if rows >= WINDOW_ROWS or size >= WINDOW_BYTES:
-                        yield window
-                        window, rows, size, paused_at = self._planner.window(endpoint), 0, 0, 0
-                    elif size - paused_at >= _PAUSE_BYTES:
-                        paused_at = size
-                        await asyncio.sleep(0)
-                at += len(line) + 1
-        yield window
+    async def _run(self, run: Run, key: bytes | None) -> tuple[int, Answer | None]:
+        """Run a row, and hand the lines of all that its end answers to the committer.
 
-    async def _lines(self) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """Read the chunk's lines. After a failure of storage, reading continues where it failed."""
-        spec = self._chunk.spec
-        at, end = spec.offset, spec.offset + spec.length
-        while at < end:
-            try:
-                async for offset, lines in read_lines(self._storage, spec.input_key, at, end):
-                    self._slots.stalled = False
-                    yield offset, lines
-                    at = offset + sum(len(line) + 1 for line in lines)
-            except StorageError as error:
-                await self._on_storage_error(error)
-
-    async def _run(self, run: Run, key: bytes | None) -> int:
-        """Run a row, and hand the lines of all that its end answers to the committer. Returns how many rows have ended."""
+        Returns:
+            How many rows have ended, and the answer that others with its key may have.
+        """
         ident = self._row_id(run.at)
         try:
             end = await self._rows.run(self._chunk, run.row, ident)
             if end is None:
-                return 0
+                return 0, None
             failpoints.hit("bulk.after_row")
         except asyncio.CancelledError as error:
             if being_cancelled():
@@ -202,18 +177,20 @@ class Feeder:
         if not end.of_request:
             self._again += run.apart()
             run = Run(run.row, run.at)
-        self._committer.append(self._finished(run, end, key))
-        return run.rows
+        answer = self._answer(run, end)
+        self._committer.append(self._output(run, answer, end.ran_s))
+        self._adapted = self._adapted or end.adapted
+        if key is None or answer.kind != "ok" or end.adapted:
+            return run.rows, None
+        if self._answers is not None:
+            self._answers.put(key, answer)
+        return run.rows, answer
 
-    def _finished(self, run: Run, end: RowEnd, key: bytes | None) -> list[FinishedRow]:
-        """Return the lines of a run's rows, and keep its answer for later rows with its key."""
+    def _answer(self, run: Run, end: RowEnd) -> Answer:
         final = end.final
         response = Response(final.status, final.body, self._chunk.engine_id(self._row_id(run.at)))
         kind = "ok" if final.status < 400 else "err"
-        answer = Answer(response, kind, usage_of(final.body), len(final.body))
-        if self._answers is not None and key is not None and kind == "ok" and not end.adapted:
-            self._answers.put(key, answer)
-        return self._output(run, answer, end.ran_s)
+        return Answer(response, kind, usage_of(final.body), len(final.body))
 
     def _output(self, run: Run, answer: Answer, ran_s: float | None) -> list[FinishedRow]:
         """Return the lines of a run's rows. ``ran_s``: seconds that the first was on the engine; None: none ran."""
@@ -235,12 +212,19 @@ class Feeder:
         message = f"Penstock failed while it ran this request: {type(error).__name__}"
         return RowEnd(Final(*failure_body(FailureCode.INTERNAL, message), None), of_request=False)
 
-    def _run_ended(self, rows: int, task: asyncio.Task[int]) -> None:
-        """Free the place of a run of ``rows`` rows, whatever its end."""
+    def _run_ended(self, rows: int, key: bytes | None, task: asyncio.Task[tuple[int, Answer | None]]) -> None:
+        """Free the place of a run of ``rows`` rows, and those that wait for its answer, whatever its end.
+
+        Args:
+            key: by which others may wait for it; None: none does.
+        """
         self.tasks.discard(task)
+        self._ended.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("row_lost", batch=self._chunk.spec.batch, chunk=self._chunk.spec.chunk, exc_info=error)
             self._lost = error
-        ended = 0 if task.cancelled() or error is not None else task.result()
+        ended, answer = (0, None) if task.cancelled() or error is not None else task.result()
+        if key is not None and self._answers is not None:
+            self._answers.end(key, answer)
         self._slots.release(rows - ended)

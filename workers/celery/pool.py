@@ -154,7 +154,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
 def room_for(gate: Gate, quarantine: Quarantine) -> Room:
     """Return what a worker may claim now. On the thread that claims."""
     free = gate.free()
-    return Room(free, min(free, gate.free_bulk()), quarantine.room, gate.recheck_s())
+    return Room(free, min(free, gate.free_bulk()), quarantine.room, gate.recheck_s(), gate.chunk_lanes())
 
 
 def loop_pool(

@@ -60,7 +60,7 @@ class Record:
             "state": WorkerState.DRAINING if self._ending.begun else state,
             **({} if member is None else {"wake_ms": member.wake_ms, "swap_group": self._swap_group}),
             "running": self._runner.running,
-            "chunks": sum(self._gate.chunks()),
+            "chunks": self._gate.chunks(),
             "rows": self._gate.running_rows,
             "engine_running": stats.running,
             "engine_waiting": stats.waiting,
@@ -76,5 +76,5 @@ class Record:
         """Return what the end of the worker's pod would cost; see :mod:`.pod_cost`."""
         if self._ending.begun:
             return LEAVING
-        running = self._runner.running - sum(self._gate.chunks()) + self._gate.running_rows
+        running = self._runner.running - self._gate.chunks() + self._gate.running_rows
         return cost_of(running, self._info["capacity"])

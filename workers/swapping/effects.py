@@ -184,4 +184,4 @@ class Effects:
         return self.busy or bool(consumer is not None and consumer.undelivered())
 
     def _only_chunks(self) -> bool:
-        return not self._gate.running_rows and self._runner.running <= sum(self._gate.chunks())
+        return not self._gate.running_rows and self._runner.running <= self._gate.chunks()

@@ -52,6 +52,7 @@ class Claim(Call[Claimed]):
 
     Attributes:
         room: most jobs; of these, ``bulk_room``: most of the lane ``bulk``, ``suspects``: most under which an engine died.
+        chunk_lanes: a chunk of a batch is taken only of so many lanes, from the highest.
         version: newest version of a record that the worker can read.
         token: drawn for this call. ``again``: the answer to the call with this token was lost, give it once more.
     """
@@ -61,6 +62,7 @@ class Claim(Call[Claimed]):
     room: int
     bulk_room: int
     suspects: int
+    chunk_lanes: int
     version: int
     retention_ms: int
     token: str

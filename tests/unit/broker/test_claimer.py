@@ -14,6 +14,7 @@ from broker.db.calls.attempts import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
 from broker.sealing import Sealer
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 from tests.support import new_id
 
@@ -123,6 +124,20 @@ def test_less_bulk_than_there_was_room_for_is_all_that_there_is(scene: Scene) ->
     scene.asks()
     scene.answers(MOST_BULK - 1, lane=Lane.BULK)
     assert scene.waits() == ([OWN, BELL, BULK], 1.0)
+
+
+def test_a_claim_that_a_chunk_ended_may_have_left_more(scene: Scene) -> None:
+    """It asks at once for other work, and for the next chunk as soon as it may have one."""
+    chunk = msgspec.json.encode(Facts(endpoint=CHUNK_ENDPOINT, model="m", max_attempts=3))
+    assert scene.asks().chunk_lanes == len(Lane)
+    scene.answers(1, chunk, left=True)
+    scene.room = Room(4, 4, 1, 0.02, chunk_lanes=2)
+    assert scene.asks().chunk_lanes == 2
+    scene.answers(left=True)
+    assert scene.waits() == ([OWN, BELL, BULK], 0.02)
+    scene.claimer.receive(None)
+    scene.room = Room(4, 4, 1, 0.02)
+    assert scene.asks().chunk_lanes == len(Lane)
 
 
 def test_without_room_it_asks_nothing(scene: Scene) -> None:

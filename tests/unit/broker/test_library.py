@@ -117,7 +117,7 @@ def test_a_name_is_defined_before_it_is_used() -> None:
 
 
 def test_a_call_is_a_command_with_its_arguments_by_name() -> None:
-    call = Claim("w", "p", 2, 1, 1, 3, 60_000, "t")
+    call = Claim("w", "p", 2, 1, 1, 5, 3, 60_000, "t")
     command = library().command("ns", call, (b"blob",))
     assert command[:1] + command[2:4] == ("FCALL", 0, "ns")
     assert command[1] == f"claim_{library().name.removeprefix(PREFIX)}"

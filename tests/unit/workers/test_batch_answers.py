@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from jobs.batch_lines import Response
 from jobs.batch_model import Counts
 from jobs.endpoints import CHAT
@@ -42,3 +46,32 @@ def test_a_long_answer_is_not_kept_and_all_can_be_forgotten() -> None:
     assert answers.get(b"long") is None
     answers.clear()
     assert answers.get(b"short") is None
+
+
+@pytest.mark.asyncio
+async def test_rows_wait_for_the_one_that_runs() -> None:
+    answers, one = Answers(), answer()
+    assert answers.wait(b"a", 10) is None
+    assert answers.begin(b"a")
+    assert not answers.begin(b"a")
+    waiters = [answers.wait(b"a", 10) for _ in range(3)]
+    assert None not in waiters
+    waiters[0].cancel()
+    answers.end(b"a", one)
+    assert [await waiter for waiter in waiters[1:]] == [one, one]
+    assert answers.wait(b"a", 10) is None
+    assert answers.get(b"a") is None  # it is kept only if it is put
+
+
+@pytest.mark.asyncio
+async def test_not_too_many_wait() -> None:
+    answers = Answers(most_waiting_bytes=10_000)
+    answers.begin(b"a")
+    assert answers.wait(b"a", 10_000) is None
+    first = answers.wait(b"a", 6000)
+    assert first is not None
+    assert answers.wait(b"a", 6000) is None
+    first.cancel()
+    await asyncio.sleep(0)
+    assert answers.wait(b"a", 6000) is not None
+    answers.end(b"a", None)

@@ -168,7 +168,7 @@ async def test_rows_count_and_chunks_do_not() -> None:
         assert gate.free_bulk() == 0  # the chunks here have rows that wait
         other.skip(5)
         assert gate.free_bulk() == 1
-    assert gate.chunks() == (0, 0)
+    assert gate.chunks() == 0
     assert gate.jobs == 3
 
 
@@ -196,7 +196,7 @@ async def test_a_chunk_is_taken_off_the_count_of_its_lane() -> None:
     with gate.open_chunk(chunk, 5) as slots:
         for _ in range(5):
             await slots.acquire()
-        assert gate.chunks() == (0, 1)
+        assert gate.chunks() == 1
         assert gate.free_bulk() == 10  # 5 rows and a job
         for _ in range(9):
             await gate.acquire()
@@ -205,11 +205,43 @@ async def test_a_chunk_is_taken_off_the_count_of_its_lane() -> None:
         assert gate.free_bulk() == 0
 
 
+@pytest.mark.parametrize("holds_bulk", [False, True])
+@pytest.mark.parametrize("lane", [Lane.NORMAL, Lane.BULK])
+def test_chunks_of_any_lane_leave_calls_every_slot(lane: Lane, holds_bulk: bool) -> None:
+    gate = make_gate(16, 0.25, holds_bulk=holds_bulk)
+    for _ in range(20):
+        take_chunk(gate, lane)
+    assert (gate.jobs, gate.free()) == (20, 16)
+    take(gate, 15)
+    assert gate.free() == 1
+
+
+@pytest.mark.asyncio
+async def test_a_chunk_is_claimed_when_no_row_of_its_lane_or_of_a_higher_one_waits() -> None:
+    gate = make_gate(16)
+    assert gate.chunk_lanes() == len(Lane)
+    normal = take_chunk(gate, Lane.NORMAL)
+    assert gate.chunk_lanes() == 0  # it is not open, so nothing is known of its rows
+    with gate.open_chunk(normal, 2) as slots:
+        assert gate.chunk_lanes() == Lane.NORMAL.place
+        slots.stalled = True
+        assert gate.chunk_lanes() == len(Lane)
+        slots.stalled = False
+        await slots.acquire()
+        with gate.open_chunk(claim(Lane.BULK, CHUNK_ENDPOINT), 1):
+            assert gate.chunk_lanes() == Lane.NORMAL.place
+            await slots.acquire()
+            assert gate.chunk_lanes() == Lane.BULK.place  # the row of bulk waits
+        assert gate.chunk_lanes() == len(Lane)
+        gate.close()
+        assert gate.chunk_lanes() == 0
+
+
 @pytest.mark.asyncio
 async def test_a_row_that_did_not_end_is_left_again() -> None:
     gate = make_gate(16)
     with gate.open_chunk(claim(Lane.LOW, CHUNK_ENDPOINT), 2) as slots:
-        assert gate.chunks() == (0, 1)
+        assert gate.chunks() == 1
         await slots.acquire()
         await slots.acquire()
         slots.release(1)
@@ -262,9 +294,8 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     try:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            counts = gate.chunks()
-            assert max(counts) <= 1
-            assert min(counts) >= 0
+            assert 0 <= gate.chunks() <= 2
+            assert gate.chunk_lanes() in {Lane.LOW.place, Lane.BULK.place, len(Lane)}
             assert 0 <= gate.rows_left() <= 6
             assert gate.free_bulk() >= 0
     finally:
