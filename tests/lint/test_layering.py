@@ -100,6 +100,7 @@ CONFINED = {
                 "core_hooks",
                 "headless",
                 "cpu_memory",
+                "detokenizing",
                 "held_outputs",
                 "lane_scheduler",
                 "lanes",

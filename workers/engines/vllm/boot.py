@@ -18,7 +18,7 @@ import structlog
 from jobs.capabilities import Capabilities
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
+from workers.engines.vllm import cpu_memory, detokenizing, lanes, media, rendering, wire, worker_hooks
 from workers.engines.vllm.adapters import set_places
 from workers.engines.vllm.bulk_front import CLIENT, BulkFront
 from workers.engines.vllm.compact import Shapes
@@ -142,6 +142,7 @@ def _client(config: Any, args: Any, taps: dict[str, Tap], steps: Steps, **client
         **client,
     )
     rendering.by_priority(llm.renderer)
+    detokenizing.install()
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()
     return llm
