@@ -54,7 +54,7 @@ class Attempts:
             room: most jobs.
             bulk_room: of these, most of the lane ``bulk``; None: as many.
             suspects: of these, most under which an engine has died.
-            chunk_lanes: a chunk of a batch only of so many lanes, from the highest.
+            chunk_lanes: from how many lanes, the highest first, it may take a chunk of a batch.
 
         Returns:
             The claims; none, too, if the worker's lease has ended.

@@ -36,7 +36,11 @@ WORDS: Final = {
 
 
 def in_words(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with a value, without a regular expression. ``error``: one of pydantic's ``errors()``."""
+    """Return what is wrong with a value, in words where pydantic shows a pattern.
+
+    Args:
+        error: one of pydantic's ``errors()``.
+    """
     if error["type"] == "string_pattern_mismatch":
         return WORDS[error["ctx"]["pattern"]]
     return str(error["msg"]).removeprefix("Value error, ")

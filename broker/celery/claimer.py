@@ -62,7 +62,7 @@ class Room:
     Attributes:
         jobs: of any lane; ``bulk``: of the lane ``bulk``, ``suspects``: under which an engine died.
         recheck_s: in what time this may change while it waits.
-        chunk_lanes: a chunk only of so many lanes, from the highest.
+        chunk_lanes: from how many lanes, the highest first, it may take a chunk.
     """
 
     jobs: int

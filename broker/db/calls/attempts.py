@@ -52,7 +52,7 @@ class Claim(Call[Claimed]):
 
     Attributes:
         room: most jobs; of these, ``bulk_room``: most of the lane ``bulk``, ``suspects``: most under which an engine died.
-        chunk_lanes: a chunk of a batch is taken only of so many lanes, from the highest.
+        chunk_lanes: from how many lanes, the highest first, it may take a chunk of a batch.
         version: newest version of a record that the worker can read.
         token: drawn for this call. ``again``: the answer to the call with this token was lost, give it once more.
     """

@@ -37,7 +37,7 @@ class HeldOutputs:
         holds_outputs: False: every token goes out at once, because this vLLM or its configuration allows nothing else.
         stream_s: a stream gets its tokens at least so often, unless a step is longer. One that is preempted gets what was
             held back at the end of the step.
-        many: streams get lumps from so many on; each engine process of a data-parallel group counts its own.
+        many: with at least so many streams they get lumps; each engine process of a data-parallel group counts its own.
     """
 
     stream_s = 0.02

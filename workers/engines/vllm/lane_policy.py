@@ -186,8 +186,8 @@ class Margin:
     :data:`LEAST_S`. (A stochastic approximation of a quantile, as by H. Robbins and S. Monro, 1951.)
 
     Attributes:
-        LATE_SHARE: of the steps that hold bulk, so many are late: a call's wait counts more than bulk's rate.
-        LATE_SHARE_OF_CALLS: of the steps of many calls alone: the device's rate counts.
+        LATE_SHARE: the share of steps with bulk that may be late: a call's wait counts more than bulk's rate.
+        LATE_SHARE_OF_CALLS: the same of steps with many calls alone: the device's rate counts.
     """
 
     LATE_SHARE = 0.12
